@@ -1,0 +1,169 @@
+"""The command line: the parser from the list of commands, and the one place where an error becomes a line and a status."""
+
+import argparse
+import os
+import resource
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+import pytimeparse
+
+from btw_backup import __version__, log
+from btw_backup.commands import COMMANDS
+from btw_backup.commands.command import Command, Context
+from btw_backup.errors import FatalUserError, Interrupted
+
+STATUSES = """\
+exit status:
+  0  done
+  1  error
+  2  usage
+  3  done, but something could not be read, or changed while it was
+  4  locked by another run
+  5  damaged data
+  6  kept here, but not (all) off-site
+  70 a bug, with a traceback
+  130 interrupted (128 + the number of the signal)
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit status."""
+    os.umask(0o077)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _interrupt)
+    log.PROG = _prog()
+    try:
+        status = _run(sys.argv[1:] if arguments is None else list(arguments))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        status = 1
+    if sys.stdout.closed or status == 1:
+        _silence(sys.stdout)
+    return status
+
+
+def _run(arguments: list[str]) -> int:
+    args = build_parser().parse_args(arguments)
+    command: Command = args.command
+    context = Context(command, args)
+    try:
+        _open_log(context, arguments)
+        command.run(context, args)
+        log.debug("ended with 0")
+        return 0
+    except FatalUserError as error:
+        log.warn(error.message, error.hint)
+        status = error.status
+    except BrokenPipeError:
+        raise
+    except (OSError, MemoryError) as error:
+        log.warn(_system_message(error))
+        status = 1
+    except Exception:
+        log.warn(f"this is a bug in {log.PROG}; please report it with these lines:")
+        log.debug(traceback.format_exc())
+        traceback.print_exc()
+        status = 70
+    log.debug(f"ended with {status}")
+    return status
+
+
+def _prog() -> str:
+    name = os.path.basename(sys.argv[0])
+    return "btw_backup" if name == "__main__.py" else name
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    for again in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(again, signal.SIG_IGN)
+    raise Interrupted(number)
+
+
+def _system_message(error: OSError | MemoryError) -> str:
+    if isinstance(error, MemoryError):
+        return "out of memory"
+    where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
+    return f"{where}{error.strerror or error}"
+
+
+def _silence(stream: object) -> None:
+    """Keep the interpreter from complaining at its end about an output that nobody reads."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _open_log(context: Context, arguments: list[str]) -> None:
+    """Open the log file where there is a configuration directory; without a readable configuration at its usual place."""
+    if not context.config_dir.is_dir():
+        return
+    try:
+        path = context.config["LOG"]
+    except FatalUserError:
+        path = None
+    log.open_log_file(path or context.config_dir / "btw-backup.log")
+    log.debug("started: " + " ".join([log.PROG, *arguments]))
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    prog = _prog()
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description="Keeps filesystems, PostgreSQL databases and more; sends them off-site; gives them back.",
+        epilog=STATUSES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_common(parser, top=True)
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    subparsers = parser.add_subparsers(title="subcommands", required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        sub = subparsers.add_parser(
+            command.name,
+            help=command.help,
+            description=_description(command),
+            usage=command.usage and f"{prog} {command.name} {command.usage}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.arguments(sub)
+        _add_common(sub, top=False)
+        sub.set_defaults(command=command)
+    return parser
+
+
+def _description(command: Command) -> str:
+    return (sys.modules[command.run.__module__].__doc__ or "").strip()
+
+
+def _add_common(parser: argparse.ArgumentParser, top: bool) -> None:
+    """The options that stand before or after the subcommand."""
+
+    def add(*names: str, default: object, **rest: object) -> None:
+        parser.add_argument(*names, default=default if top else argparse.SUPPRESS, **rest)  # type: ignore[arg-type]
+
+    add("-q", "--quiet", action="store_true", default=False, help="makes the command run quietly")
+    home = Path("~/.btw-backup").expanduser()
+    add("--config-dir", type=_absolute, default=home, metavar="CONFIG_DIR", help="sets the general configuration directory")
+    add("--json", action="store_true", default=False, help="answer in JSON")
+    add("-m", "--machine", action="store_true", default=False, help="answer in bare tab-separated lines")
+    add("--fields", default=None, metavar="NAME,…", help="answer with these fields only")
+    add("--lock-wait", type=_duration, default=None, metavar="DURATION", help="how long to wait for another run; 0 does not")
+
+
+def _absolute(text: str) -> Path:
+    return Path(text).expanduser().absolute()
+
+
+def _duration(text: str) -> float:
+    seconds = float(text) if text.isdecimal() else pytimeparse.parse(text)
+    if seconds is None or seconds < 0:
+        raise argparse.ArgumentTypeError(f"not a duration: {text}")
+    return float(seconds)

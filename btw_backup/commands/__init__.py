@@ -1,0 +1,3 @@
+"""The subcommands, listed by hand in the order of the help."""
+
+COMMANDS: tuple = ()

@@ -1,0 +1,123 @@
+"""What a subcommand is, and what it gets to work with."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from btw_backup import config, files, locks, places
+from btw_backup.config import Config
+from btw_backup.errors import UsageError
+from btw_backup.keepers import Place
+from btw_backup.log import PROG, printable
+
+SHARED, EXCLUSIVE = False, True
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A subcommand: `arguments` fills its parser, `run` translates arguments, calls one thing below, prints.
+
+    `lock` is the lock that `Context.place` takes on a dst; None takes none. `usage` overrides the usage line where
+    installations know it by heart.
+    """
+
+    name: str
+    help: str
+    arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[["Context", argparse.Namespace], None]
+    lock: bool | None = None
+    usage: str | None = None
+
+
+class Context:
+    """The configuration, the locks, and the way to answer, for one run of a command."""
+
+    def __init__(self, command: Command, args: argparse.Namespace) -> None:
+        self.command = command
+        self.config_dir: Path = args.config_dir
+        self.quiet: bool = args.quiet
+        self._json: bool = args.json
+        self._machine: bool = args.machine
+        self._fields: str | None = args.fields
+        self._lock_wait: float | None = args.lock_wait
+
+    @cached_property
+    def config(self) -> Config:
+        """The general configuration."""
+        return config.load(self.config_dir / "config.py", config.GENERAL)
+
+    @cached_property
+    def root(self) -> Path:
+        """ROOT_PATH."""
+        root: Path = self.config.required("ROOT_PATH")
+        return root
+
+    @property
+    def lock_wait(self) -> float:
+        """How many seconds to wait for a lock: ``--lock-wait``, else LOCK_WAIT."""
+        return float(self.config["LOCK_WAIT"]) if self._lock_wait is None else self._lock_wait
+
+    @contextmanager
+    def place(self, dst: str, owner: tuple[int, int] | None = None) -> Iterator[Place]:
+        """The dst `dst` under the lock that the command declares. Leftovers of dead runs are swept by a writer."""
+        place = places.place(self.root, dst, owner)
+        if self.command.lock is None:
+            yield place
+            return
+        if self.command.lock is EXCLUSIVE:
+            places.check_identity(self.root, self.config_dir)
+            places.create(self.root, place)
+        with locks.lock(place.folder, exclusive=self.command.lock, wait=self.lock_wait):
+            if self.command.lock is EXCLUSIVE:
+                files.sweep(place.folder)
+            yield place
+
+    def answer(self, text: str) -> None:
+        """One line on standard output."""
+        sys.stdout.write(text + "\n")
+
+    def say(self, message: str) -> None:
+        """``prog: message`` on standard output, unless --quiet: what was done, where installations expect it."""
+        if not self.quiet:
+            self.answer(f"{PROG}: {printable(message)}")
+
+    def show(self, rows: Sequence[Mapping[str, Any]], text: Callable[[Mapping[str, Any]], str]) -> None:
+        """A table: as `text` lines, or with --json as an array of objects, or with -m tab-separated."""
+        if self._fields:
+            rows = [self._chosen(row) for row in rows]
+        if self._json:
+            self.answer(json.dumps(list(rows), indent=1, ensure_ascii=True, default=str))
+        for row in () if self._json else rows:
+            self.answer("\t".join(_cell(value) for value in row.values()) if self._machine or self._fields else text(row))
+
+    def show_one(self, row: Mapping[str, Any], text: str) -> None:
+        """A single answer: `text`, or with --json an object, or with -m its values."""
+        if self._json:
+            self.answer(json.dumps(row, indent=1, ensure_ascii=True, default=str))
+        elif self._machine:
+            self.answer("\t".join(_cell(value) for value in row.values()))
+        elif text and not self.quiet:
+            self.answer(text)
+
+    def _chosen(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
+        names = (self._fields or "").split(",")
+        unknown = [name for name in names if name not in row]
+        if unknown:
+            raise UsageError(f"there is no field {unknown[0]}", "the fields are " + ", ".join(row))
+        return {name: row[name] for name in names}
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return printable(value) if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def no_arguments(parser: argparse.ArgumentParser) -> None:
+    """For a command that has none."""

@@ -1,0 +1,92 @@
+"""The errors that a user sees: a message, perhaps a hint, and an exit status.
+
+::
+
+    FatalUserError                1   something is wrong; nothing was lost
+      UsageError                  2   the command line does not make sense
+      ImproperlyConfigured        1   a configuration file is missing, wrong, or writable by others
+      ProgramFailed               1   a program that we invoke failed, was killed, or ran out of time
+        MissingProgram            1   a program that we invoke is not installed
+      NotFound                    1   no such backup, path or destination
+      WouldOverwrite              1   something is already where the result should go
+      Incomplete                  3   done, but something could not be read, or changed while it was
+      Locked                      4   another run holds the lock
+      Damaged                     5   stored data is not what was stored
+      NotOffsite                  6   kept here, but not (all) off-site
+      Interrupted        129 130 143   a signal asked us to stop
+
+Anything else that escapes is a bug: status 70, with a traceback.
+"""
+
+
+class FatalUserError(Exception):
+    """Root of all errors that end a command with one line; ``hint`` says what to do about it."""
+
+    status = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(FatalUserError):
+    """The command line does not make sense."""
+
+    status = 2
+
+
+class ImproperlyConfigured(FatalUserError):
+    """A configuration file is missing, wrong, or writable by others."""
+
+
+class ProgramFailed(FatalUserError):
+    """A program that we invoked failed; ``returncode`` is its status, negative for a signal."""
+
+    def __init__(self, message: str, hint: str = "", returncode: int = 1) -> None:
+        super().__init__(message, hint)
+        self.returncode = returncode
+
+
+class MissingProgram(ProgramFailed):
+    """A program that we need is not installed."""
+
+
+class NotFound(FatalUserError):
+    """There is no such backup, path or destination."""
+
+
+class WouldOverwrite(FatalUserError):
+    """Something is already where the result should go."""
+
+
+class Incomplete(FatalUserError):
+    """Done, but something could not be read, or changed while it was read."""
+
+    status = 3
+
+
+class Locked(FatalUserError):
+    """Another run holds the lock."""
+
+    status = 4
+
+
+class Damaged(FatalUserError):
+    """What is stored is not what was stored."""
+
+    status = 5
+
+
+class NotOffsite(FatalUserError):
+    """The backup is kept here, but is not (all) off-site."""
+
+    status = 6
+
+
+class Interrupted(FatalUserError):
+    """A signal asked us to stop; the status is 128 plus its number."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__("interrupted")
+        self.status = 128 + number

@@ -1,0 +1,52 @@
+"""How backups are kept on disk."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from btw_backup.jobs import Job
+from btw_backup.records import Backup
+from btw_backup.sources import Produced, Source
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What became of a run: the new backup, or None and the stamp at which nothing had changed."""
+
+    backup: Backup | None
+    stamp: str
+    produced: Produced | None
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A dst: its name as given, its folder below ROOT_PATH, and who shall own what is made there (uid, gid)."""
+
+    dst: str
+    folder: Path
+    owner: tuple[int, int] | None = None
+
+
+Owe = Callable[[str, str], None]
+"""Called as ``owe("push", "dst/2026-….tbz")`` before a final name appears: notes what every target has to be sent."""
+
+
+class Keeper(Protocol):
+    """The contract of a keeper. `tests/contract_keeper.py` runs against each."""
+
+    name: str
+
+    def find(self, place: Place) -> Iterator[Backup]:
+        """The backups of this keeper in `place`, in any order, without records; nothing half-made."""
+
+    def keep(self, job: Job, source: Source, place: Place, owe: Owe, *, reread: bool) -> Kept:
+        """Make a backup if the source changed. The caller holds the place's lock exclusively."""
+
+    def open(self, backup: Backup) -> AbstractContextManager[BinaryIO]:
+        """The plain stream of `backup`, to read once. The end of the block raises `Damaged` if what was read to its
+        end is not what was stored (by the record's length and digest, or by what the format itself can tell)."""
+
+    def remove(self, backup: Backup) -> None:
+        """Remove the backup and what only it needs; its record goes first."""

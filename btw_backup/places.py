@@ -1,0 +1,59 @@
+"""ROOT_PATH and the dsts in it: names that stay inside, an id that tells a mounted disk from an empty mount point."""
+
+import os
+import uuid
+from pathlib import Path
+
+from btw_backup import files
+from btw_backup.errors import FatalUserError
+from btw_backup.keepers import Place
+
+ID_FILE = ".btw-backup-id"
+"""In ROOT_PATH, with a copy in the configuration directory as ``root-id``."""
+
+ID_COPY = "root-id"
+
+
+def place(root: Path, dst: str, owner: tuple[int, int] | None = None) -> Place:
+    """The place of `dst`, a path relative to ROOT_PATH that stays inside it. Raises `FatalUserError`."""
+    if os.path.isabs(dst):
+        raise FatalUserError(f"the destination must be relative to ROOT_PATH: {dst}")
+    parts = [part for part in dst.split("/") if part not in ("", ".")]
+    if not parts or ".." in parts or any(part.startswith(".") for part in parts) or "\0" in dst or "\n" in dst:
+        raise FatalUserError(f"not a usable destination: {dst!r}", "a name below ROOT_PATH, such as www or hosts/www")
+    return Place("/".join(parts), root.joinpath(*parts), owner)
+
+
+def create(root: Path, place: Place) -> None:
+    """Make the folder of `place`, owned by its owner if it is new, and refuse one that a link leads out of ROOT_PATH."""
+    folder = root
+    for part in place.folder.relative_to(root).parts:
+        folder = folder / part
+        if folder.is_symlink() and not folder.resolve().is_relative_to(root.resolve()):
+            raise FatalUserError(f"{folder} is a link that leads out of ROOT_PATH")
+        if not folder.is_dir():
+            files.make_folder(folder)
+            if place.owner:
+                os.chown(folder, *place.owner)
+
+
+def check_identity(root: Path, config_dir: Path) -> None:
+    """Refuse a ROOT_PATH that is not the one of before: an unmounted disk, or another one.
+
+    The id is written at the first run. Raises `FatalUserError`.
+    """
+    if not root.is_dir():
+        raise FatalUserError(f"ROOT_PATH {root} is not a folder", "is its disk mounted? if it is new: mkdir it")
+    here, copy = root / ID_FILE, config_dir / ID_COPY
+    known = copy.read_text() if copy.exists() else None
+    found = here.read_text() if here.exists() else None
+    if known is None:
+        identity = found or f"{uuid.uuid4()}\n"
+        if found is None:
+            files.write_whole(here, identity.encode())
+        files.write_whole(copy, identity.encode())
+    elif found != known:
+        raise FatalUserError(
+            f"{root} is not the ROOT_PATH of this configuration" + ("" if found else f": it has no {ID_FILE}"),
+            f"is its disk mounted? if you moved the backups on purpose, remove {copy}",
+        )

@@ -1,0 +1,186 @@
+"""The programs that we invoke: argument lists, a fixed PATH, a clean environment, and an error that names them.
+
+The only import of subprocess. Children die with us (PR_SET_PDEATHSIG, through
+setpriv of util-linux), so that none writes on after its lock is gone.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import IO, BinaryIO
+
+from btw_backup.errors import MissingProgram, ProgramFailed
+from btw_backup.log import debug, printable
+
+SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+PACKAGES = {
+    "tar": "tar",
+    "rdiff-backup": "rdiff-backup",
+    "s3cmd": "s3cmd",
+    "pg_dump": "postgresql-client",
+    "pg_dumpall": "postgresql-client",
+    "pg_restore": "postgresql-client",
+    "psql": "postgresql-client",
+    "createdb": "postgresql-client",
+    "setpriv": "util-linux",
+}
+"""Debian's package of each program, for the hint."""
+
+_INHERITED = ("HOME", "TZ", "USER", "LOGNAME", "TMPDIR")
+_KEPT_LINES = 20
+
+
+@cache
+def locate(program: str) -> str:
+    """The absolute path of `program`: ``BTW_PG_DUMP=/x`` in the environment, else a fixed PATH, else the folder of
+    our own Python (for a virtual environment). Raises `MissingProgram`."""
+    override = os.environ.get("BTW_" + program.upper().replace("-", "_"))
+    if override:
+        if os.path.isabs(override) and os.access(override, os.X_OK):
+            return override
+        raise MissingProgram(f"BTW_{program.upper().replace('-', '_')} is not an absolute path of a program: {override}")
+    found = shutil.which(program, path=SEARCH_PATH) or shutil.which(program, path=str(Path(sys.prefix) / "bin"))
+    if found is None:
+        package = PACKAGES.get(program, program)
+        raise MissingProgram(f"the program {program} is not installed", f"apt-get install {package}")
+    return found
+
+
+def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """What a child gets to see: a fixed PATH, the C locale, a few harmless names, and `extra`."""
+    kept = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+    return {**kept, "PATH": SEARCH_PATH, "LC_ALL": "C", **(extra or {})}
+
+
+@dataclass(slots=True)
+class Child:
+    """A running program. Its standard error is read by a thread: each line goes to `on_line`, the last are kept."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    last_lines: list[str]
+    reader: threading.Thread
+
+    @property
+    def stdout(self) -> BinaryIO:
+        """The reading end of its standard output."""
+        assert self.process.stdout is not None
+        return self.process.stdout  # type: ignore[return-value]
+
+    def finish(self, accepted: Sequence[int] = (0,)) -> int:
+        """Wait for the end; its status if `accepted`, else `ProgramFailed` with the last line of standard error."""
+        status = self.process.wait()
+        self.reader.join()
+        debug(f"{self.name} [{self.process.pid}] ended with {status}")
+        if status not in accepted:
+            raise ProgramFailed(self._complaint(status), returncode=status)
+        return status
+
+    def kill(self) -> None:
+        """End it now, with whatever it started."""
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self.process.wait()
+        self.reader.join()
+
+    def _complaint(self, status: int) -> str:
+        how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
+        last = next((line for line in reversed(self.last_lines) if line.strip()), "")
+        return f"{self.name} {how}" + (f": {last}" if last else "")
+
+
+@contextmanager
+def started(
+    command: Sequence[str | bytes],
+    *,
+    stdin: int | IO[bytes] | None = None,
+    stdout: int | IO[bytes] | None = None,
+    env: Mapping[str, str] | None = None,
+    cwd: str | None = None,
+    on_line: Callable[[bytes], None] | None = None,
+) -> Iterator[Child]:
+    """Run `command` (its first word is located) while the block lasts; leaving the block by an error kills it.
+
+    `stdout` None gives a pipe to read; `on_line` gets every line of standard error without its end. Call from the
+    main thread: the kernel kills a child when the thread that started it ends.
+    """
+    path = locate(os.fsdecode(command[0]))
+    debug("$ " + " ".join(printable(word) for word in command))
+    process = subprocess.Popen(
+        [locate("setpriv"), "--pdeathsig", "KILL", "--", path, *command[1:]],
+        stdin=subprocess.DEVNULL if stdin is None else stdin,
+        stdout=subprocess.PIPE if stdout is None else stdout,
+        stderr=subprocess.PIPE,
+        env=environment(env),
+        cwd=cwd,
+        start_new_session=True,
+    )
+    last_lines: list[str] = []
+    reader = threading.Thread(target=_drain, args=(process.stderr, last_lines, on_line), daemon=True)
+    reader.start()
+    child = Child(os.path.basename(os.fsdecode(command[0])), process, last_lines, reader)
+    try:
+        yield child
+    except BaseException:
+        child.kill()
+        raise
+    finally:
+        for stream in (process.stdin, process.stdout):
+            if stream is not None:
+                stream.close()
+
+
+def _drain(stream: IO[bytes], last_lines: list[str], on_line: Callable[[bytes], None] | None) -> None:
+    with stream:
+        for line in iter(lambda: stream.readline(65536), b""):
+            line = line.rstrip(b"\n")
+            if on_line is not None:
+                on_line(line)
+            last_lines.append(printable(line))
+            del last_lines[:-_KEPT_LINES]
+
+
+def run(
+    command: Sequence[str | bytes],
+    *,
+    accepted: Sequence[int] = (0,),
+    env: Mapping[str, str] | None = None,
+    cwd: str | None = None,
+    stdin: int | IO[bytes] | None = None,
+    timeout: float | None = None,
+    on_line: Callable[[bytes], None] | None = None,
+) -> bytes:
+    """Run `command` to its end and give back what it printed. Raises `ProgramFailed`, `MissingProgram`."""
+    with started(command, env=env, cwd=cwd, stdin=stdin, on_line=on_line) as child, _time_limit(child, timeout):
+        output = child.stdout.read()
+        child.finish(accepted)
+        return output
+
+
+@contextmanager
+def _time_limit(child: Child, seconds: float | None) -> Iterator[None]:
+    """Kill `child` after `seconds`, and then say so instead of what its death caused."""
+    if seconds is None:
+        yield
+        return
+    expired = threading.Event()
+    watchdog = threading.Timer(seconds, lambda: (expired.set(), child.kill()))
+    watchdog.start()
+    try:
+        yield
+    except ProgramFailed:
+        if expired.is_set():
+            raise ProgramFailed(f"{child.name} did not end within {seconds:g} s and was killed") from None
+        raise
+    finally:
+        watchdog.cancel()

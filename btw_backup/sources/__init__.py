@@ -1,0 +1,64 @@
+"""Where the bytes come from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """What a tree looks like without reading a file.
+
+    `digest` covers every entry's path, type, mode, owner, size, mtime, ctime, inode and link target, in walk order,
+    and the rules that chose them. `newest` is the youngest mtime or ctime seen, `began` when the walk began, both in
+    nanoseconds since 1970. `reliable` is False where the filesystem's ctime or inodes mean nothing.
+    """
+
+    digest: str
+    began: int
+    newest: int
+    reliable: bool
+    entries: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Produced:
+    """What a source wrote: see `records.Record` for the fields of the same names."""
+
+    length: int
+    sha256: str
+    content: str
+    changed: tuple[tuple[str, str], ...] = ()
+    unread: tuple[tuple[str, str], ...] = ()
+    left_out: int = 0
+    sockets: tuple[Mapping[str, Any], ...] = ()
+
+
+class Source(Protocol):
+    """The contract of a source.
+
+    `kind` is ``fs``, ``db`` or ``globals``; `name` the path or the database; `file_name` what its plain stream is
+    called where it lies as a file (``backup.tar``, ``shop.dump``, ``global.sql.bz2``).
+    """
+
+    kind: str
+    name: str
+    file_name: str
+
+    def fingerprint(self) -> Fingerprint | None:
+        """A cheap look, or None if only reading tells. Raises `FatalUserError` if the source is missing or empty."""
+
+    def produce(self, out: BinaryIO) -> Produced:
+        """Write the plain stream to `out`, once, and return only if every producer ended well.
+
+        `out` is a file, or something with a ``write``. Raises `ProgramFailed` and others; what was written is then
+        worthless. What could not be read is in the result.
+        """
+
+    def content_of(self, stream: BinaryIO) -> str:
+        """The `content` digest of a plain stream that an old backup without a record holds, to be compared with
+        that of a new one; "" if such a stream can equal none of ours."""
+
+    def programs(self) -> Mapping[str, str]:
+        """The programs and server versions that take part, for the record."""

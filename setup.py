@@ -1,0 +1,20 @@
+"""Installs the package btw_backup and the command btw-backup."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+lines = (HERE / "requirements.txt").read_text().splitlines()
+
+setup(
+    name="btw-backup",
+    version="3.0.0",
+    description="Backups of trees, PostgreSQL databases and more that plain tools can read, and their restores",
+    long_description=(HERE / "README.rst").read_text() if (HERE / "README.rst").exists() else "",
+    license="MIT",
+    python_requires=">=3.11",
+    packages=find_packages(include=["btw_backup", "btw_backup.*"]),
+    install_requires=[line.partition("#")[0].strip() for line in lines if line.partition("#")[0].strip()],
+    entry_points={"console_scripts": ["btw-backup = btw_backup.cli:main"]},
+)

@@ -1,0 +1,94 @@
+"""The command as a real process, and an installation for it to work on."""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@dataclass
+class Ended:
+    """How a command ended."""
+
+    status: int
+    out: str
+    err: str
+
+
+@dataclass
+class Installation:
+    """A configuration directory and a ROOT_PATH below one temporary folder; call it to run the command."""
+
+    top: Path
+
+    @property
+    def config_dir(self) -> Path:
+        return self.top / "cfg"
+
+    @property
+    def root(self) -> Path:
+        return self.top / "root"
+
+    def configure(self, text: str = "OFFSITE = {}\n", **settings: object) -> None:
+        """Write the general configuration."""
+        lines = [f"ROOT_PATH = {str(self.root)!r}\n", *(f"{name} = {value!r}\n" for name, value in settings.items())]
+        (self.config_dir / "config.py").write_text("".join(lines) + text)
+
+    def start(self, *args: object, env: dict[str, str] | None = None, **rest: object) -> subprocess.Popen[bytes]:
+        """The command as a running process."""
+        command = [sys.executable, "-m", "btw_backup", "--config-dir", str(self.config_dir), *map(os.fspath, map(_plain, args))]
+        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "HOME": str(self.top), **(env or {})}
+        options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "cwd": self.top}
+        return subprocess.Popen(command, env=environment, **{**options, **rest})
+
+    def __call__(self, *args: object, status: int | None = 0, env: dict[str, str] | None = None, timeout: float = 300, **rest: object) -> Ended:
+        """Run the command to its end and compare its exit status, unless `status` is None."""
+        process = self.start(*args, env=env, **rest)
+        out, err = process.communicate(timeout=timeout)
+        ended = Ended(process.returncode, (out or b"").decode(errors="surrogateescape"), (err or b"").decode(errors="surrogateescape"))
+        assert "Traceback" not in ended.err, ended.err
+        assert status is None or ended.status == status, ended
+        return ended
+
+    def tree(self, source: Path, type_: str = "tar", name: str = "test", extra: str = "") -> Path:
+        """fs-init `source`; its working directory."""
+        made = self("fs-init", "--type", type_, source, name).out.strip().rpartition("created ")[2]
+        with open(Path(made) / "config.py", "a") as file:
+            file.write(extra)
+        return Path(made)
+
+
+def _plain(arg: object) -> str | bytes | os.PathLike[str]:
+    return arg if isinstance(arg, str | bytes | os.PathLike) else str(arg)
+
+
+@pytest.fixture
+def btw(tmp_path: Path) -> Installation:
+    """An installation that keeps its backups here only."""
+    installation = Installation(tmp_path)
+    installation.config_dir.mkdir()
+    installation.root.mkdir()
+    installation.configure()
+    return installation
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A small tree."""
+    top = tmp_path / "source"
+    (top / "etc" / "deep").mkdir(parents=True)
+    (top / "etc" / "hosts").write_text("127.0.0.1 localhost\n")
+    (top / "etc" / "deep" / "file").write_bytes(bytes(range(256)) * 1000)
+    (top / "link").symlink_to("etc/hosts")
+    return top
+
+
+def tree_differences(left: Path, right: Path) -> str:
+    """What rsync would have to change in `right` to make it equal to `left`: "" for equal trees."""
+    command = ["rsync", "-aHAXn", "--numeric-ids", "--delete", "-i", f"{left}/", f"{right}/"]
+    return subprocess.run(command, check=True, capture_output=True).stdout.decode(errors="backslashreplace")
