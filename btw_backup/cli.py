@@ -1,4 +1,4 @@
-"""The command line: the parser from the list of commands, and the one place where an error becomes a line and a status."""
+"""The command line: the parser, and the one place where an error becomes a line and a status."""
 
 import argparse
 import os
@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-import pytimeparse
+from pytimeparse.timeparse import timeparse
 
-from btw_backup import __version__, log
+from btw_backup import __version__, log, progress
 from btw_backup.commands import COMMANDS
 from btw_backup.commands.command import Command, Context
 from btw_backup.errors import FatalUserError, Interrupted
@@ -52,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: list[str]) -> int:
     args = build_parser().parse_args(arguments)
     command: Command = args.command
+    progress.JSON_LINES, progress.QUIET = args.json_progress, args.quiet
     context = Context(command, args)
     try:
         _open_log(context, arguments)
@@ -61,12 +62,15 @@ def _run(arguments: list[str]) -> int:
     except FatalUserError as error:
         log.warn(error.message, error.hint)
         status = error.status
+    except Interrupted as interrupted:
+        log.warn(str(interrupted))
+        status = interrupted.status
     except BrokenPipeError:
         raise
     except (OSError, MemoryError) as error:
         log.warn(_system_message(error))
         status = 1
-    except Exception:
+    except Exception:  # noqa: BLE001 - whatever it is: this is where a bug is said
         log.warn(f"this is a bug in {log.PROG}; please report it with these lines:")
         log.debug(traceback.format_exc())
         traceback.print_exc()
@@ -102,7 +106,7 @@ def _silence(stream: object) -> None:
 
 
 def _open_log(context: Context, arguments: list[str]) -> None:
-    """Open the log file where there is a configuration directory; without a readable configuration at its usual place."""
+    """Open the log file where there is a configuration directory, at its usual place without a readable configuration."""
     if not context.config_dir.is_dir():
         return
     try:
@@ -151,11 +155,24 @@ def _add_common(parser: argparse.ArgumentParser, top: bool) -> None:
 
     add("-q", "--quiet", action="store_true", default=False, help="makes the command run quietly")
     home = Path("~/.btw-backup").expanduser()
-    add("--config-dir", type=_absolute, default=home, metavar="CONFIG_DIR", help="sets the general configuration directory")
+    add(
+        "--config-dir",
+        type=_absolute,
+        default=home,
+        metavar="CONFIG_DIR",
+        help="sets the general configuration directory",
+    )
     add("--json", action="store_true", default=False, help="answer in JSON")
     add("-m", "--machine", action="store_true", default=False, help="answer in bare tab-separated lines")
     add("--fields", default=None, metavar="NAME,…", help="answer with these fields only")
-    add("--lock-wait", type=_duration, default=None, metavar="DURATION", help="how long to wait for another run; 0 does not")
+    add("--json-progress", action="store_true", default=False, help="tell the progress in JSON lines on standard error")
+    add(
+        "--lock-wait",
+        type=_duration,
+        default=None,
+        metavar="DURATION",
+        help="how long to wait for another run; 0 does not",
+    )
 
 
 def _absolute(text: str) -> Path:
@@ -163,7 +180,7 @@ def _absolute(text: str) -> Path:
 
 
 def _duration(text: str) -> float:
-    seconds = float(text) if text.isdecimal() else pytimeparse.parse(text)
+    seconds = float(text) if text.isdecimal() else timeparse(text)
     if seconds is None or seconds < 0:
         raise argparse.ArgumentTypeError(f"not a duration: {text}")
     return float(seconds)

@@ -7,13 +7,14 @@
       ImproperlyConfigured        1   a configuration file is missing, wrong, or writable by others
       ProgramFailed               1   a program that we invoke failed, was killed, or ran out of time
         MissingProgram            1   a program that we invoke is not installed
+        TimedOut                  1   a program that we invoked ran out of time and was killed
       NotFound                    1   no such backup, path or destination
       WouldOverwrite              1   something is already where the result should go
       Incomplete                  3   done, but something could not be read, or changed while it was
       Locked                      4   another run holds the lock
       Damaged                     5   stored data is not what was stored
       NotOffsite                  6   kept here, but not (all) off-site
-      Interrupted        129 130 143   a signal asked us to stop
+    Interrupted          129 130 143   a signal asked us to stop; not an Exception, so that nobody goes on after it
 
 Anything else that escapes is a bug: status 70, with a traceback.
 """
@@ -52,6 +53,10 @@ class MissingProgram(ProgramFailed):
     """A program that we need is not installed."""
 
 
+class TimedOut(ProgramFailed):
+    """A program that we invoked ran out of time and was killed."""
+
+
 class NotFound(FatalUserError):
     """There is no such backup, path or destination."""
 
@@ -84,9 +89,9 @@ class NotOffsite(FatalUserError):
     status = 6
 
 
-class Interrupted(FatalUserError):
+class Interrupted(BaseException):
     """A signal asked us to stop; the status is 128 plus its number."""
 
     def __init__(self, number: int) -> None:
-        super().__init__("interrupted")
+        super().__init__(f"interrupted by signal {number}")
         self.status = 128 + number

@@ -39,6 +39,20 @@ def lock(folder: Path, *, exclusive: bool, wait: float) -> Iterator[None]:
         os.close(descriptor)
 
 
+def held_by_another(folder: Path) -> bool:
+    """Whether another process holds the lock of `folder` exclusively right now."""
+    descriptor = _open(folder / LOCK_NAME, exclusive=False)
+    if descriptor is None:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return os.pread(descriptor, 20, 0).partition(b" ")[0] != str(os.getpid()).encode()
+    finally:
+        os.close(descriptor)
+
+
 def _open(path: Path, exclusive: bool) -> int | None:
     if exclusive:
         files.make_folder(path.parent)

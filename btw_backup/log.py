@@ -43,7 +43,9 @@ def printable(text: str | bytes) -> str:
     if isinstance(text, bytes):
         text = os.fsdecode(text)
     return "".join(
-        c if c.isprintable() else c.encode("utf-8", "surrogateescape").decode("latin-1").encode("unicode_escape").decode()
+        c
+        if c.isprintable()
+        else c.encode("utf-8", "surrogateescape").decode("latin-1").encode("unicode_escape").decode()
         for c in text
     )
 

@@ -4,7 +4,7 @@ import os
 import uuid
 from pathlib import Path
 
-from btw_backup import files
+from btw_backup import files, locks
 from btw_backup.errors import FatalUserError
 from btw_backup.keepers import Place
 
@@ -12,6 +12,9 @@ ID_FILE = ".btw-backup-id"
 """In ROOT_PATH, with a copy in the configuration directory as ``root-id``."""
 
 ID_COPY = "root-id"
+
+LOCK_WAIT = 10.0
+"""How many seconds two first runs at once wait for each other."""
 
 
 def place(root: Path, dst: str, owner: tuple[int, int] | None = None) -> Place:
@@ -25,7 +28,7 @@ def place(root: Path, dst: str, owner: tuple[int, int] | None = None) -> Place:
 
 
 def create(root: Path, place: Place) -> None:
-    """Make the folder of `place`, owned by its owner if it is new, and refuse one that a link leads out of ROOT_PATH."""
+    """Make the folder of `place`, owned by its owner if it is new; refuse one that a link leads out of ROOT_PATH."""
     folder = root
     for part in place.folder.relative_to(root).parts:
         folder = folder / part
@@ -33,8 +36,7 @@ def create(root: Path, place: Place) -> None:
             raise FatalUserError(f"{folder} is a link that leads out of ROOT_PATH")
         if not folder.is_dir():
             files.make_folder(folder)
-            if place.owner:
-                os.chown(folder, *place.owner)
+            files.change_owner(folder, place.owner)
 
 
 def check_identity(root: Path, config_dir: Path) -> None:
@@ -42,18 +44,31 @@ def check_identity(root: Path, config_dir: Path) -> None:
 
     The id is written at the first run. Raises `FatalUserError`.
     """
+    if has_identity(root, config_dir):
+        return
+    with locks.lock(config_dir, exclusive=True, wait=LOCK_WAIT):
+        if not has_identity(root, config_dir):  # another first run was faster
+            identity = _content(root / ID_FILE) or f"{uuid.uuid4()}\n".encode()
+            files.write_whole(root / ID_FILE, identity)
+            files.write_whole(config_dir / ID_COPY, identity)
+
+
+def has_identity(root: Path, config_dir: Path) -> bool:
+    """Whether ROOT_PATH is the one of before; False if there was none before. Raises `FatalUserError` for another."""
     if not root.is_dir():
         raise FatalUserError(f"ROOT_PATH {root} is not a folder", "is its disk mounted? if it is new: mkdir it")
-    here, copy = root / ID_FILE, config_dir / ID_COPY
-    known = copy.read_text() if copy.exists() else None
-    found = here.read_text() if here.exists() else None
-    if known is None:
-        identity = found or f"{uuid.uuid4()}\n"
-        if found is None:
-            files.write_whole(here, identity.encode())
-        files.write_whole(copy, identity.encode())
-    elif found != known:
+    copy = config_dir / ID_COPY
+    known, found = _content(copy), _content(root / ID_FILE)
+    if known is not None and found != known:
         raise FatalUserError(
             f"{root} is not the ROOT_PATH of this configuration" + ("" if found else f": it has no {ID_FILE}"),
             f"is its disk mounted? if you moved the backups on purpose, remove {copy}",
         )
+    return known is not None
+
+
+def _content(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None

@@ -11,13 +11,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import IO, BinaryIO
 
-from btw_backup.errors import MissingProgram, ProgramFailed
+from btw_backup.errors import MissingProgram, ProgramFailed, TimedOut
 from btw_backup.log import debug, printable
 
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -34,6 +34,9 @@ PACKAGES = {
 }
 """Debian's package of each program, for the hint."""
 
+PIPE = subprocess.PIPE
+"""For `stdin`: a pipe that the caller writes to."""
+
 _INHERITED = ("HOME", "TZ", "USER", "LOGNAME", "TMPDIR")
 _KEPT_LINES = 20
 
@@ -46,7 +49,9 @@ def locate(program: str) -> str:
     if override:
         if os.path.isabs(override) and os.access(override, os.X_OK):
             return override
-        raise MissingProgram(f"BTW_{program.upper().replace('-', '_')} is not an absolute path of a program: {override}")
+        raise MissingProgram(
+            f"BTW_{program.upper().replace('-', '_')} is not an absolute path of a program: {override}"
+        )
     found = shutil.which(program, path=SEARCH_PATH) or shutil.which(program, path=str(Path(sys.prefix) / "bin"))
     if found is None:
         package = PACKAGES.get(program, program)
@@ -75,6 +80,13 @@ class Child:
         assert self.process.stdout is not None
         return self.process.stdout  # type: ignore[return-value]
 
+    def take_stdin(self) -> int:
+        """The writing end of its standard input, from now on the caller's to close."""
+        assert self.process.stdin is not None
+        descriptor = os.dup(self.process.stdin.fileno())
+        self.process.stdin.close()
+        return descriptor
+
     def finish(self, accepted: Sequence[int] = (0,)) -> int:
         """Wait for the end; its status if `accepted`, else `ProgramFailed` with the last line of standard error."""
         status = self.process.wait()
@@ -86,10 +98,8 @@ class Child:
 
     def kill(self) -> None:
         """End it now, with whatever it started."""
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self.process.wait()
         self.reader.join()
 
@@ -107,12 +117,12 @@ def started(
     stdout: int | IO[bytes] | None = None,
     env: Mapping[str, str] | None = None,
     cwd: str | None = None,
-    on_line: Callable[[bytes], None] | None = None,
+    on_line: Callable[[bytes], bool | None] | None = None,
 ) -> Iterator[Child]:
     """Run `command` (its first word is located) while the block lasts; leaving the block by an error kills it.
 
-    `stdout` None gives a pipe to read; `on_line` gets every line of standard error without its end. Call from the
-    main thread: the kernel kills a child when the thread that started it ends.
+    `stdout` None gives a pipe to read; `on_line` gets every line of standard error without its end, and kills the
+    program by answering True. Call from the main thread: the kernel kills a child when the thread that started it ends.
     """
     path = locate(os.fsdecode(command[0]))
     debug("$ " + " ".join(printable(word) for word in command))
@@ -126,7 +136,7 @@ def started(
         start_new_session=True,
     )
     last_lines: list[str] = []
-    reader = threading.Thread(target=_drain, args=(process.stderr, last_lines, on_line), daemon=True)
+    reader = threading.Thread(target=_drain, args=(process, last_lines, on_line), daemon=True)
     reader.start()
     child = Child(os.path.basename(os.fsdecode(command[0])), process, last_lines, reader)
     try:
@@ -140,12 +150,15 @@ def started(
                 stream.close()
 
 
-def _drain(stream: IO[bytes], last_lines: list[str], on_line: Callable[[bytes], None] | None) -> None:
-    with stream:
+def _drain(
+    process: subprocess.Popen[bytes], last_lines: list[str], on_line: Callable[[bytes], bool | None] | None
+) -> None:
+    assert process.stderr is not None
+    with process.stderr as stream:
         for line in iter(lambda: stream.readline(65536), b""):
             line = line.rstrip(b"\n")
-            if on_line is not None:
-                on_line(line)
+            if on_line is not None and on_line(line):
+                process.kill()
             last_lines.append(printable(line))
             del last_lines[:-_KEPT_LINES]
 
@@ -158,7 +171,7 @@ def run(
     cwd: str | None = None,
     stdin: int | IO[bytes] | None = None,
     timeout: float | None = None,
-    on_line: Callable[[bytes], None] | None = None,
+    on_line: Callable[[bytes], bool | None] | None = None,
 ) -> bytes:
     """Run `command` to its end and give back what it printed. Raises `ProgramFailed`, `MissingProgram`."""
     with started(command, env=env, cwd=cwd, stdin=stdin, on_line=on_line) as child, _time_limit(child, timeout):
@@ -174,13 +187,18 @@ def _time_limit(child: Child, seconds: float | None) -> Iterator[None]:
         yield
         return
     expired = threading.Event()
-    watchdog = threading.Timer(seconds, lambda: (expired.set(), child.kill()))
+
+    def expire() -> None:
+        expired.set()
+        child.kill()
+
+    watchdog = threading.Timer(seconds, expire)
     watchdog.start()
     try:
         yield
     except ProgramFailed:
         if expired.is_set():
-            raise ProgramFailed(f"{child.name} did not end within {seconds:g} s and was killed") from None
+            raise TimedOut(f"{child.name} did not end within {seconds:g} s and was killed") from None
         raise
     finally:
         watchdog.cancel()

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import pytimeparse
+from pytimeparse.timeparse import timeparse
 
 from btw_backup import files
 from btw_backup.clock import STAMP, moment_of, stamp_of
@@ -79,12 +79,15 @@ class Backup:
         return f"{self.dst}@{self.stamp}"
 
 
-def write(place: Path, record: Record) -> None:
-    """Write the record into the dst `place`; it is there whole or not at all."""
+def write(place: Path, record: Record, owner: tuple[int, int] | None = None) -> None:
+    """Write the record into the dst `place`, owned by `owner`; it is there whole or not at all."""
     folder = place / FOLDER
     files.make_folder(folder)
+    files.change_owner(folder, owner)
     content = json.dumps({"format": FORMAT, **asdict(record)}, indent=1, ensure_ascii=True)
-    files.write_whole(folder / f"{record.stamp}.json", content.encode() + b"\n")
+    with files.published(folder / f"{record.stamp}.json") as out:
+        files.write_all(out.fileno(), content.encode() + b"\n")
+        files.change_owner(out.fileno(), owner)
 
 
 def read(path: Path) -> Record:
@@ -182,7 +185,7 @@ def _single(backups: list[Backup], spec: str, now: datetime) -> list[Backup]:
         return [b for b in backups if b.record and spec[4:] in b.record.tags]
     if spec.isdecimal() and len(spec) < 4:
         return backups[-1 - int(spec) :][:1] if int(spec) < len(backups) else []
-    named = [b for b in backups if spec and (b.stamp == spec or b.record and b.record.uid == spec)]
+    named = [b for b in backups if spec and (b.stamp == spec or (b.record and b.record.uid == spec))]
     return named or _by_prefix(backups, spec) or _not_younger(backups, _moment(spec, now))
 
 
@@ -190,7 +193,11 @@ def _by_prefix(backups: list[Backup], spec: str) -> list[Backup]:
     """Backups of a unique stamp or uid prefix. A whole date is a time, not a prefix."""
     if len(spec) < 4 or _DATE.fullmatch(spec):
         return []
-    found = [b for b in backups if b.stamp.startswith(spec) or b.record and len(spec) >= 6 and b.record.uid.startswith(spec)]
+    found = [
+        b
+        for b in backups
+        if b.stamp.startswith(spec) or (b.record and len(spec) >= 6 and b.record.uid.startswith(spec))
+    ]
     if len(found) > 1:
         raise UsageError(f"{spec} is the beginning of {len(found)} stamps", "give more of it; list shows them")
     return found
@@ -232,7 +239,7 @@ def _moment(spec: str, now: datetime, strict: bool = True) -> datetime | None:
                 return _end_of_day(datetime(year, month, day, tzinfo=UTC))
             return datetime(year, month, day, int(date[5]), int(date[6]), int(date[8] or 59), tzinfo=UTC)
         if relative := _RELATIVE.fullmatch(spec):
-            seconds = pytimeparse.parse(relative["span"])
+            seconds = timeparse(relative["span"])
             if seconds is not None:
                 return now - timedelta(seconds=seconds)
     except (ValueError, OverflowError) as error:

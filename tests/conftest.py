@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,3 +93,12 @@ def tree_differences(left: Path, right: Path) -> str:
     """What rsync would have to change in `right` to make it equal to `left`: "" for equal trees."""
     command = ["rsync", "-aHAXn", "--numeric-ids", "--delete", "-i", f"{left}/", f"{right}/"]
     return subprocess.run(command, check=True, capture_output=True).stdout.decode(errors="backslashreplace")
+
+
+@pytest.fixture
+def tmpfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A mounted filesystem of its own."""
+    folder = tmp_path_factory.mktemp("tmpfs")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", folder], check=True)
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)

@@ -10,11 +10,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from btw_backup import config, files, locks, places
+from btw_backup import config, files, locks, log, places
 from btw_backup.config import Config
 from btw_backup.errors import UsageError
 from btw_backup.keepers import Place
-from btw_backup.log import PROG, printable
+from btw_backup.log import printable
 
 SHARED, EXCLUSIVE = False, True
 
@@ -83,9 +83,9 @@ class Context:
         sys.stdout.write(text + "\n")
 
     def say(self, message: str) -> None:
-        """``prog: message`` on standard output, unless --quiet: what was done, where installations expect it."""
-        if not self.quiet:
-            self.answer(f"{PROG}: {printable(message)}")
+        """``prog: message`` on standard output, unless --quiet or for a program: what was done, where expected."""
+        if not (self.quiet or self._json or self._machine or self._fields):
+            self.answer(f"{log.PROG}: {printable(message)}")
 
     def show(self, rows: Sequence[Mapping[str, Any]], text: Callable[[Mapping[str, Any]], str]) -> None:
         """A table: as `text` lines, or with --json as an array of objects, or with -m tab-separated."""
@@ -94,7 +94,8 @@ class Context:
         if self._json:
             self.answer(json.dumps(list(rows), indent=1, ensure_ascii=True, default=str))
         for row in () if self._json else rows:
-            self.answer("\t".join(_cell(value) for value in row.values()) if self._machine or self._fields else text(row))
+            bare = self._machine or self._fields
+            self.answer("\t".join(_cell(value) for value in row.values()) if bare else text(row))
 
     def show_one(self, row: Mapping[str, Any], text: str) -> None:
         """A single answer: `text`, or with --json an object, or with -m its values."""

@@ -1,1 +1,49 @@
 """What leaves the machine, and what is still owed to each target."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from btw_backup.errors import ProgramFailed
+
+
+class Unreachable(ProgramFailed):
+    """A target does not answer, or answers nothing but errors; there is no use in trying anything else with it now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What a target's listing says of one object: its size, and a checksum that only the target understands."""
+
+    size: int
+    checksum: str
+
+
+Listing = Mapping[str, Stored]
+"""Objects by their path relative to ROOT_PATH."""
+
+
+class Target(Protocol):
+    """The contract of a target, which mirrors ROOT_PATH path by path. `name` is for messages.
+
+    No method believes what the target answers to a write: only `listing` tells what is there, and only `unproved`
+    whether it is what is here. All raise `ProgramFailed`; `Unreachable` if there is no use in trying anything else.
+    """
+
+    name: str
+
+    def probe(self) -> None:
+        """Find out in seconds whether the target answers. Raises `Unreachable`."""
+
+    def listing(self, prefix: str, *, recursive: bool) -> Listing:
+        """The objects whose path begins with `prefix`; unless `recursive`, only down to the next slash."""
+
+    def send(self, paths: Sequence[str]) -> str:
+        """Copy these files; some may not arrive. The first complaint, which may explain why, or ""."""
+
+    def unproved(self, paths: Sequence[str], listing: Listing) -> Mapping[str, str]:
+        """Those of `paths` whose file is not proved by `listing` to be there with the same content, and why. A file
+        that is gone here is none of them."""
+
+    def remove(self, paths: Sequence[str]) -> str:
+        """Remove these objects, and none that is not named. The first complaint, or ""."""

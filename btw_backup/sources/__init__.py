@@ -57,8 +57,10 @@ class Source(Protocol):
         """
 
     def content_of(self, stream: BinaryIO) -> str:
-        """The `content` digest of a plain stream that an old backup without a record holds, to be compared with
-        that of a new one; "" if such a stream can equal none of ours."""
+        """A digest of what a plain stream holds, equal for equal content whoever wrote it and in whatever order.
+
+        Compares a new stream with that of an old backup without a record; slower than `Produced.content`.
+        """
 
     def programs(self) -> Mapping[str, str]:
         """The programs and server versions that take part, for the record."""

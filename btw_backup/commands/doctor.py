@@ -1,0 +1,39 @@
+"""Look for what could keep the next backup or a restore from working: the configuration, the programs
+and their versions, the clock, ROOT_PATH, free space, permissions, sources, PostgreSQL, off-site targets.
+
+One line for each thing looked at: ok, warning or error, and what to do about it. The exit status is 1
+if there is an error. Nothing is changed. With -q only warnings and errors are shown.
+
+example:
+  btw-backup doctor
+  btw-backup doctor --json
+"""
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from btw_backup import doctor, findings
+from btw_backup.clock import utc_now
+from btw_backup.commands.command import Command, Context, no_arguments
+from btw_backup.errors import FatalUserError
+from btw_backup.log import printable
+
+
+def run(context: Context, args: argparse.Namespace) -> None:
+    """Look, show, and fail if there is an error."""
+    found = list(doctor.examine(context.config_dir, utc_now()))
+    shown = [finding for finding in found if finding.level != findings.OK or not context.quiet]
+    context.show([asdict(finding) for finding in shown], _line)
+    errors = sum(finding.level == findings.ERROR for finding in found)
+    if errors:
+        raise FatalUserError(f"{errors} of {len(found)} checks found an error")
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    line = f"{row['level']:<8} {printable(row['what'])}: {printable(row['detail'])}"
+    return line + (f"\n         hint: {printable(row['hint'])}" if row["hint"] else "")
+
+
+COMMAND = Command("doctor", "looks for what could go wrong", no_arguments, run, usage="[-h]")

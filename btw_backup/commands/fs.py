@@ -1,0 +1,39 @@
+"""Back up a filesystem tree to DST, a path relative to ROOT_PATH.
+
+fs-init must have been run for SRC. Nothing is kept if nothing has changed since the
+last backup; log.txt in DST then gets a line. The exit status is 3 if something could
+not be read or changed while it was, and 6 if the backup is kept here but not off-site.
+
+example:
+  btw-backup fs-init --type tar /etc etc
+  btw-backup fs /etc hosts/etc
+"""
+
+import argparse
+
+from btw_backup import jobs, runner
+from btw_backup.commands.command import EXCLUSIVE, Command, Context
+from btw_backup.commands.owner import add_owner, owner_of
+from btw_backup.sources.tree import Tree
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Fill the parser."""
+    add_owner(parser)
+    parser.add_argument("src", help="the source to backup")
+    parser.add_argument("dst", help="the final destination directory where to put the backup")
+    parser.add_argument("--reread", action="store_true", help="read everything, even if it looks unchanged")
+    parser.add_argument("--allow-empty", action="store_true", help="an empty source is no error")
+
+
+def run(context: Context, args: argparse.Namespace) -> None:
+    """Back up one tree."""
+    job = jobs.tree_job(context.config, context.config_dir, args.src)
+    tree = Tree(args.src, job.settings, job.stage, allow_empty=args.allow_empty)
+    with context.place(args.dst, owner_of(args)) as place:
+        runner.back_up(context.config, context.config_dir, job, tree, place, wait=context.lock_wait, reread=args.reread)
+
+
+COMMAND = Command(
+    "fs", "backs up a filesystem hierarchy", arguments, run, lock=EXCLUSIVE, usage="[-h] [-u UID[:GID]] src dst"
+)

@@ -1,0 +1,272 @@
+"""What could keep the next backup, or a restore, from working: one finding for each thing looked at.
+
+Nothing is changed by looking.
+"""
+
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+
+from btw_backup import config, jobs, places, process, records
+from btw_backup.clock import STAMP, moment_of
+from btw_backup.config import Config
+from btw_backup.errors import FatalUserError
+from btw_backup.findings import ERROR, OK, WARNING, Finding, judge_clock, judge_space
+from btw_backup.jobs import Job
+from btw_backup.records import Record
+
+VERSION_LIMIT = 30.0
+
+
+class Patient:
+    """An installation, as far as its configuration can be read; everything is looked up when it is first wanted."""
+
+    def __init__(self, config_dir: Path, now: datetime) -> None:
+        self.config_dir = config_dir
+        self.now = now
+
+    @cached_property
+    def general(self) -> Config:
+        """What is good in the general configuration."""
+        return config.examine(self.config_dir / "config.py", config.GENERAL)[0]
+
+    @cached_property
+    def root(self) -> Path | None:
+        """ROOT_PATH, if it is set and there."""
+        root: Path | None = self.general["ROOT_PATH"]
+        return root if root and root.is_dir() else None
+
+    @cached_property
+    def trees(self) -> list[Job]:
+        """The filesystem jobs that are sound."""
+        found = []
+        for folder in jobs.tree_jobs(self.config_dir):
+            try:
+                found.append(jobs.tree_job(self.general, self.config_dir, jobs.source_of(folder) or ""))
+            except FatalUserError:
+                continue  # the check of the configuration says it
+        return found
+
+    @cached_property
+    def newest(self) -> Mapping[str, tuple[str, Record | None]]:
+        """The newest stamp of every dst, with its record if it has one."""
+        return dict(_newest(self.root)) if self.root else {}
+
+    @cached_property
+    def databases(self) -> bool:
+        """Whether databases are backed up: by their files, or by what there is of them."""
+        kinds = {record.kind for _, record in self.newest.values() if record}
+        return bool(jobs.database_names(self.config_dir)) or not kinds.isdisjoint({"db", "globals"})
+
+
+def examine(config_dir: Path, now: datetime) -> Iterator[Finding]:
+    """Look at everything; a check that cannot be made is an error of that check."""
+    patient = Patient(config_dir, now)
+    for what, check in CHECKS.items():
+        try:
+            yield from check(patient)
+        except FatalUserError as error:
+            yield Finding(ERROR, what, error.message, error.hint)
+        except OSError as error:
+            yield Finding(ERROR, what, f"{error.filename or ''}: {error.strerror}".lstrip(": "))
+
+
+def _configuration(patient: Patient) -> Iterator[Finding]:
+    found = dict(jobs.examined(patient.config_dir))
+    problems = [problem for of_file in found.values() for problem in of_file]
+    for problem in problems:
+        yield Finding(ERROR, "configuration", problem.message, problem.hint)
+    if not problems:
+        yield Finding(OK, "configuration", f"{patient.config_dir}, {len(found)} files without a problem")
+
+
+def _user(patient: Patient) -> Iterator[Finding]:
+    if os.geteuid() == 0:
+        yield Finding(OK, "user", "root, who can read everything")
+    else:
+        yield Finding(WARNING, "user", "not root: what you may not read is not backed up", "run it as root")
+
+
+def _programs(patient: Patient) -> Iterator[Finding]:
+    rdiff = patient.databases or any(job.keeper == "rdiff" for job in patient.trees)
+    wanted = {
+        "tar": ("every filesystem", True),
+        "setpriv": ("every program that is started", True),
+        "rdiff-backup": ("type rdiff and databases", rdiff),
+        "s3cmd": ("S3_URI_PREFIX", "S3_URI_PREFIX" in patient.general),
+    }
+    for program, (purpose, needed) in wanted.items():
+        yield _program(program, purpose, needed)
+    yield _clients(patient.databases)
+
+
+def _program(program: str, purpose: str, needed: bool) -> Finding:
+    try:
+        said = process.run([program, "--version"], timeout=VERSION_LIMIT).decode("utf-8", "replace")
+    except FatalUserError as error:
+        return _lacking(program, purpose, needed, error)
+    version = said.strip().partition("\n")[0]
+    if program == "tar" and "GNU tar" not in version:
+        return Finding(ERROR, program, f"not GNU tar: {version}", "apt-get install tar")
+    return Finding(OK, program, f"{version}, {process.locate(program)}")
+
+
+def _clients(needed: bool) -> Finding:
+    from btw_backup.sources import postgres_server  # here, because psycopg takes longer to load than all else
+
+    what = "PostgreSQL clients"
+    try:
+        found = postgres_server.installed()
+    except FatalUserError as error:
+        return _lacking(what, "databases", needed, error)
+    return Finding(OK, what, ", ".join(f"{client} in {client.folder}" for client in found))
+
+
+def _lacking(what: str, purpose: str, needed: bool, error: FatalUserError) -> Finding:
+    why = f"needed for {purpose}" if needed else f"{purpose} would need it; there is no such job here"
+    return Finding(ERROR if needed else WARNING, what, f"{error.message}: {why}", error.hint)
+
+
+def _clock(patient: Patient) -> Iterator[Finding]:
+    stamps = {f"{dst}@{stamp}": stamp for dst, (stamp, _) in patient.newest.items()}
+    youngest = max(stamps, key=lambda address: stamps[address], default=None)
+    yield judge_clock(patient.now, youngest, moment_of(stamps[youngest]) if youngest else None)
+
+
+def _root(patient: Patient) -> Iterator[Finding]:
+    root: Path | None = patient.general["ROOT_PATH"]
+    if root is None:
+        return  # the check of the configuration says it
+    known = places.has_identity(root, patient.config_dir)
+    if not os.access(root, os.W_OK | os.X_OK):
+        yield Finding(ERROR, "ROOT_PATH", f"{root} cannot be written", "is its filesystem mounted read-only?")
+    elif known:
+        yield Finding(OK, "ROOT_PATH", f"{root} is the one of this configuration, with {len(patient.newest)} dsts")
+    else:
+        yield Finding(OK, "ROOT_PATH", f"{root}, with {len(patient.newest)} dsts; the next backup marks it as ours")
+
+
+def _space(patient: Patient) -> Iterator[Finding]:
+    newest = [record for _, record in patient.newest.values() if record]
+    if patient.root:
+        largest = max((record.stored for record in newest), default=0)
+        yield judge_space(f"space in {patient.root}", *_free(patient.root), largest)
+    if patient.config_dir.is_dir():  # archives and dumps for rdiff-backup lie there, whole, for a while
+        largest = max((record.length for record in newest if record.keeper == "rdiff"), default=0)
+        yield judge_space(f"space in {patient.config_dir}", *_free(patient.config_dir), largest)
+
+
+def _free(folder: Path) -> tuple[int, int, bool]:
+    status = os.statvfs(folder)
+    return (
+        status.f_bavail * status.f_frsize,
+        status.f_blocks * status.f_frsize,
+        not status.f_files or status.f_favail > 0,
+    )
+
+
+def _permissions(patient: Patient) -> Iterator[Finding]:
+    for folder in filter(None, (patient.config_dir, patient.root)):
+        if folder.is_dir():
+            yield _privacy(folder)
+    if patient.root:
+        yield _privacy_within(patient.root)
+    credentials = patient.general["S3CMD_CONFIG"]
+    if credentials and "S3_URI_PREFIX" in patient.general:
+        yield _privacy(Path(credentials))
+
+
+def _privacy(path: Path) -> Finding:
+    what = f"permissions of {path}"
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & 0o077:
+        return Finding(WARNING, what, f"others may look into it (mode {mode:04o})", f"chmod go= {path}")
+    return Finding(OK, what, f"mode {mode:04o}, nobody else gets in")
+
+
+def _privacy_within(root: Path) -> Finding:
+    loose = [path for path in _entries(root) if not path.is_symlink() and path.lstat().st_mode & 0o077]
+    what = f"permissions within {root}"
+    if not loose:
+        return Finding(OK, what, "nothing is open to others")
+    count = f"{len(loose)} file{'s' if len(loose) > 1 else ''} or folder{'s' if len(loose) > 1 else ''}"
+    first = f"{loose[0]} (mode {stat.S_IMODE(loose[0].lstat().st_mode):04o})"
+    return Finding(WARNING, what, f"{count} open to others, first {first}", f"chmod -R go= {root}")
+
+
+def _entries(root: Path) -> Iterator[Path]:
+    """What lies in ROOT_PATH, without what is inside of rdiff-backup's repositories."""
+    for folder, folders, names in os.walk(root):
+        yield from (Path(folder, name) for name in (*folders, *names))
+        folders[:] = sorted(name for name in folders if not STAMP.match(name))
+
+
+def _newest(root: Path) -> Iterator[tuple[str, tuple[str, Record | None]]]:
+    for folder, folders, names in os.walk(root):
+        stamps = [match[0] for name in (*folders, *names) if (match := STAMP.match(name))]
+        stored = Path(folder, records.FOLDER)
+        stamps += [path.stem for path in stored.glob("*.json") if STAMP.fullmatch(path.stem)]
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and not STAMP.match(name))
+        if stamps:
+            path = stored / f"{max(stamps)}.json"
+            yield os.path.relpath(folder, root), (max(stamps), _record(path))
+
+
+def _record(path: Path) -> Record | None:
+    try:
+        return records.read(path)
+    except (FatalUserError, FileNotFoundError):
+        return None
+
+
+def _sources(patient: Patient) -> Iterator[Finding]:
+    for job in patient.trees:
+        what = f"job {job.name}"
+        if not os.path.exists(job.source):
+            yield Finding(ERROR, what, f"its source {job.source} is missing", "is it mounted?")
+        elif os.path.isdir(job.source) and not job.settings["ALLOW_EMPTY"] and not os.listdir(job.source):
+            yield Finding(ERROR, what, f"its source {job.source} is empty", "is it mounted? if so, ALLOW_EMPTY = True")
+        else:
+            yield Finding(OK, what, f"{job.source}, type {job.keeper}")
+
+
+def _postgresql(patient: Patient) -> Iterator[Finding]:
+    names: dict[str, list[str]] = {} if not patient.databases else {"": []}
+    for name in jobs.database_names(patient.config_dir):
+        settings = jobs.database_job(patient.config_dir, name).settings
+        names.setdefault(settings["CONNECTION"], []).append(name)
+    for connection, wanted in names.items():
+        yield from _server(connection, wanted)
+
+
+def _server(connection: str, wanted: list[str]) -> Iterator[Finding]:
+    """Whether the server answers, whether a client suits it, and whether it has the databases that have a file."""
+    from btw_backup.sources import postgres_server
+
+    what = f"PostgreSQL ({connection})" if connection else "PostgreSQL"
+    try:
+        server = postgres_server.reach(connection)
+        yield Finding(OK, what, f"version {server.version} answers, and pg_dump {server.client()} suits it")
+        there = {jobs.GLOBALS, *postgres_server.databases(connection)}
+    except FatalUserError as error:
+        yield Finding(ERROR, what, error.message, error.hint)
+        return
+    for name in wanted:
+        if name not in there:
+            yield Finding(WARNING, f"database {name}", "it has a file, and the server does not have it", "is it gone?")
+
+
+CHECKS: Mapping[str, Callable[[Patient], Iterator[Finding]]] = {
+    "configuration": _configuration,
+    "user": _user,
+    "programs": _programs,
+    "clock": _clock,
+    "ROOT_PATH": _root,
+    "space": _space,
+    "permissions": _permissions,
+    "jobs": _sources,
+    "PostgreSQL": _postgresql,
+}

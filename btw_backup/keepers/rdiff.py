@@ -1,0 +1,262 @@
+"""The rdiff keeper: folders named by a stamp, each a repository of rdiff-backup with one file.
+
+The first session of a repository is a full backup, named by the folder; the later ones are its incrementals. A
+repository whose last session was interrupted is mended, or never added to again: what it held before stays.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import BinaryIO
+
+from btw_backup import files, log, records
+from btw_backup.clock import STAMP, free_stamp, moment_of, stamp_of, utc_now
+from btw_backup.errors import Damaged, FatalUserError, NotFound, ProgramFailed
+from btw_backup.jobs import Job
+from btw_backup.keepers import Kept, Owe, Place, rdiff_delta, rdiff_program, rdiff_repository, unchanged
+from btw_backup.keepers.rdiff_repository import Repository
+from btw_backup.keepers.rdiff_stage import Stage, staged
+from btw_backup.keepers.recording import newest_stamp, record_of
+from btw_backup.keepers.verified import verified
+from btw_backup.records import FOLDER, Backup, Record
+from btw_backup.sources import Source
+
+
+class Rdiff:
+    """Keeps rdiff-backup's repositories. Contract: `keepers.Keeper`."""
+
+    name = "rdiff"
+
+    def find(self, place: Place) -> Iterator[Backup]:
+        """The complete sessions of all repositories in `place`; no program is started."""
+        for repository in _repositories(place):
+            full = repository.path.name
+            kind = _kind(repository)
+            for session in repository.sessions:
+                stamp = full if session == repository.sessions[0] else _stamp(session)
+                yield Backup(place.dst, stamp, self.name, kind, repository.path, stamp, full)
+
+    def keep(self, job: Job, source: Source, place: Place, owe: Owe, *, reread: bool) -> Kept:
+        """Contract: `keepers.Keeper.keep`."""
+        files.sweep(place.folder)
+        repository = _continuable(place, owe)
+        latest = unchanged.latest_of(place, records.joined(list(self.find(place)), place.folder))
+        if repository and _full_is_due(job, source, repository):
+            repository = None
+        seen = source.fingerprint()
+        if unchanged.known_unchanged(place, source, latest, seen, reread=reread):
+            return Kept(None, _note(place, owe, repository), None)
+        with staged(job, place, source) as stage:
+            produced = stage.produced
+            if latest and unchanged.same_as(source, latest, produced, lambda: self.open(latest), stage.open):
+                known, kept = latest.stamp, Kept(None, _note(place, owe, repository), produced)
+            else:
+                stamp = free_stamp(newest_stamp(place, self.find(place)))
+                if repository:
+                    record = _add_incremental(stage, place, repository, stamp, owe)
+                else:
+                    record = _add_full(stage, place, stamp, owe)
+                known, kept = stamp, Kept(self._found(place, record), stamp, produced)
+        whole = not (produced.changed or produced.unread or produced.left_out)
+        unchanged.remember(place, source, known, seen) if whole else unchanged.forget(place)
+        return kept
+
+    @contextmanager
+    def open(self, backup: Backup) -> Iterator[BinaryIO]:
+        """The file as it was at a session. Contract: `keepers.Keeper.open`. Reads only, and starts no program."""
+        repository = rdiff_repository.read(backup.path)
+        session = _session(repository, backup) if repository else None
+        if repository is None or session is None:
+            raise NotFound(f"there is no backup {backup.address}")
+        stored = repository.stored(session)
+        with (
+            rdiff_delta.opened(repository.layers(session)) as stream,
+            verified(stream, backup, length=stored.size, sha1=stored.sha1) as checked,
+        ):
+            yield checked
+
+    def remove(self, backup: Backup) -> None:
+        """Remove a full with its incrementals and their records; an incremental alone cannot be removed."""
+        if backup.stamp != backup.full:
+            raise FatalUserError(
+                f"{backup.address} cannot be removed alone, because older backups are made from it",
+                f"{backup.dst}@{backup.full} can be removed, with all its incrementals",
+            )
+        folder = backup.path.parent
+        for other in self.find(Place(backup.dst, folder)):
+            if other.full == backup.full:
+                (folder / FOLDER / f"{other.stamp}.json").unlink(missing_ok=True)
+        doomed = files.temporary_name(folder, backup.path.name)
+        files.publish(backup.path, doomed)
+        files.remove(doomed)
+        files.sync_folder(folder)
+
+    def _found(self, place: Place, record: Record) -> Backup:
+        path = place.folder / record.full
+        return Backup(place.dst, record.stamp, self.name, record.kind, path, record.stamp, record.full, record)
+
+
+def _repositories(place: Place) -> Iterator[Repository]:
+    """The repositories in `place` that hold at least one complete session, oldest first."""
+    for path in sorted(place.folder.iterdir()) if place.folder.is_dir() else ():
+        if STAMP.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
+            repository = rdiff_repository.read(path)
+            if repository:
+                yield repository
+
+
+def _kind(repository: Repository) -> str:
+    """What kind of source the repository is of, told by its file's name."""
+    mirror = repository.mirror
+    name = mirror.name if mirror else ""
+    return "globals" if name == "global.sql.bz2" else "db" if name.endswith(".dump") else "fs"
+
+
+def _stamp(session: int) -> str:
+    return stamp_of(datetime.fromtimestamp(session, UTC))
+
+
+def _session(repository: Repository, backup: Backup) -> int | None:
+    """The time of the session that `backup` is."""
+    if backup.stamp == backup.full:
+        return repository.sessions[0]
+    return next((session for session in repository.sessions[1:] if _stamp(session) == backup.stamp), None)
+
+
+def _full_is_due(job: Job, source: Source, repository: Repository) -> bool:
+    """Whether the next backup is a full one, although an incremental could be added to `repository`."""
+    mirror = repository.mirror
+    span = timedelta(seconds=job.settings["MAX_INCREMENTAL_SPAN"])
+    age = max(utc_now() - moment_of(repository.path.name), timedelta(0))  # the clock may have gone back
+    return (
+        len(repository.sessions) - 1 >= job.settings["MAX_INCREMENTAL_COUNT"]
+        or age >= span
+        or mirror is None
+        or mirror.name != source.file_name
+    )
+
+
+def _note(place: Place, owe: Owe, repository: Repository | None) -> str:
+    stamp = stamp_of(utc_now())
+    what = "incremental" if repository else "full"
+    unchanged.note_unchanged(place, stamp, f"skipping creation of new {what} backup", owe)
+    return stamp
+
+
+def _continuable(place: Place, owe: Owe) -> Repository | None:
+    """The newest repository, mended if its last session was interrupted; None if it must not be added to.
+
+    rdiff-backup itself cannot repair an interrupted second session as long as its folder ``increments`` is empty, and
+    then refuses every later one (measured: 27 of 119 moments). Such a repository stays as it is: its markers tell.
+    """
+    repository = max(_repositories(place), key=lambda found: found.path.name, default=None)
+    if repository is None or not repository.problem():
+        return repository
+    if repository.interrupted and repository.has_increments:
+        _mend(repository, place, owe)
+        mended = rdiff_repository.read(repository.path)
+        if mended and not mended.problem() and _is_whole(mended):
+            log.warn(f"{repository.path}: its last session was interrupted, and was taken back")
+            return mended
+        repository = mended or repository
+    why = repository.problem() or "its newest file is damaged"
+    log.warn(f"{repository.path}: {why}; it is left as it is, and a new full backup is made")
+    return None
+
+
+def _mend(repository: Repository, place: Place, owe: Owe) -> None:
+    """Let rdiff-backup take back the interrupted session."""
+    owe("sync", f"{place.dst}/{repository.path.name}/")
+    try:
+        rdiff_program.regress(repository.path)
+    except ProgramFailed as error:
+        log.warn(f"{repository.path}: {error.message}")
+    _finish(repository.path, place)
+
+
+def _is_whole(repository: Repository) -> bool:
+    """Whether the newest file is what the metadata says, by reading it."""
+    sha1 = repository.stored(repository.sessions[-1]).sha1
+    return not sha1 or repository.sha1_of_mirror() == sha1
+
+
+def _add_full(stage: Stage, place: Place, stamp: str, owe: Owe) -> Record:
+    """Make a new repository, which gets its name when it is whole and on the disk."""
+    temporary = files.temporary_name(place.folder, stamp)
+    try:
+        _run_session(stage, temporary, stamp, new=True)
+        _finish(temporary, place)
+        owe("push", f"{place.dst}/{stamp}/")
+        owe("push", f"{place.dst}/{FOLDER}/{stamp}.json")
+        stored = _size(temporary)
+        files.publish(temporary, place.folder / stamp)
+    except BaseException:
+        files.remove(temporary)
+        raise
+    return _recorded(stage, place, stamp, stamp, stored)
+
+
+def _add_incremental(stage: Stage, place: Place, repository: Repository, stamp: str, owe: Owe) -> Record:
+    """Add a session to `repository`; if that fails, bring it back at once, so that nothing half-made is sent."""
+    full = repository.path.name
+    owe("sync", f"{place.dst}/{full}/")
+    before = _size(repository.path)
+    try:
+        _run_session(stage, repository.path, stamp, new=False)
+    except FatalUserError:
+        left = rdiff_repository.read(repository.path)
+        if left and left.interrupted and left.has_increments:
+            _mend(left, place, owe)
+        raise
+    _finish(repository.path, place)
+    owe("push", f"{place.dst}/{FOLDER}/{stamp}.json")
+    return _recorded(stage, place, stamp, full, max(0, _size(repository.path) - before))
+
+
+def _run_session(stage: Stage, path: Path, stamp: str, *, new: bool) -> None:
+    """Run rdiff-backup, and look whether it has stored what it was given: its exit status does not tell."""
+    session = int(moment_of(stamp).timestamp())
+    repository = None if new else rdiff_repository.read(path)
+    mirror = repository.mirror if repository else None
+    # rdiff-backup takes a file of the same size and second for unchanged, and keeps no fractions of seconds
+    mtime = max(session, int(mirror.stat().st_mtime) + 1 if mirror else 0)
+    os.utime(stage.file, (mtime, mtime))
+    rdiff_program.back_up(stage.folder, path, session, new=new)
+    made = rdiff_repository.read(path)
+    if made is None or made.problem() or made.sessions[-1] != session:
+        raise Damaged(f"rdiff-backup did not complete its session in {path}", "the next run makes another backup")
+    stored = made.stored(session)
+    if (stored.size, stored.mtime) != (stage.produced.length, mtime):
+        raise Damaged(
+            f"rdiff-backup did not store the new {stored.name} in {path}", "the next run makes another backup"
+        )
+
+
+def _finish(path: Path, place: Place) -> None:
+    """Bring the repository to the disk, and give it to its owner."""
+    if place.owner:
+        files.change_owner_below(path, place.owner)
+    files.sync_tree(path)
+
+
+def _recorded(stage: Stage, place: Place, stamp: str, full: str, stored: int) -> Record:
+    record = record_of(
+        place,
+        stage.source,
+        stamp=stamp,
+        full=full,
+        keeper=Rdiff.name,
+        started=stage.started,
+        produced=stage.produced,
+        stored=stored,
+        programs={rdiff_program.NAME: rdiff_program.version()},
+    )
+    records.write(place.folder, record, place.owner)
+    return record
+
+
+def _size(top: Path) -> int:
+    """The sum of the sizes of all files below `top`."""
+    return sum(os.lstat(os.path.join(folder, name)).st_size for folder, _, names in os.walk(top) for name in names)

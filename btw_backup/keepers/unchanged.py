@@ -1,0 +1,117 @@
+"""What was seen at the last run, so that an unchanged source costs a look and not a read.
+
+``ROOT_PATH/<dst>/.fingerprint.json`` belongs to the newest backup of a dst. It can be deleted: the next run
+then reads everything once.
+"""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict
+from typing import Any, BinaryIO
+
+from btw_backup import files, records
+from btw_backup.clock import moment_of
+from btw_backup.errors import Damaged
+from btw_backup.keepers import Owe, Place
+from btw_backup.log import debug
+from btw_backup.records import Backup
+from btw_backup.sources import Fingerprint, Produced, Source
+
+_SMALL = 1 << 20
+"""Bytes below which a tree may shrink as it likes."""
+
+OpenStream = Callable[[], AbstractContextManager[BinaryIO]]
+
+NAME = ".fingerprint.json"
+
+RACY = 2_000_000_000
+"""Nanoseconds: the coarsest time stamps in use (FAT's). What changed this shortly before a look may change again
+without a trace."""
+
+
+def known_unchanged(
+    place: Place, source: Source, latest: Backup | None, fingerprint: Fingerprint | None, *, reread: bool
+) -> bool:
+    """Whether `source` is certainly as `latest`, its newest backup in `place`, has it; False means: read it."""
+    if reread or latest is None or fingerprint is None or not fingerprint.reliable:
+        return False
+    seen = _read(place)
+    wanted = {"stamp": latest.stamp, "source": source.name, "kind": source.kind, "digest": fingerprint.digest}
+    if any(seen.get(name) != value for name, value in wanted.items()):
+        return False
+    if seen["began"] > fingerprint.began or moment_of(latest.stamp).timestamp() > time.time() + 1:
+        debug("the clock went back since the last run: reading everything")
+        return False
+    if seen["newest"] >= seen["began"] - RACY:
+        debug("something changed just before the last run: reading everything")
+        return False
+    return True
+
+
+def latest_of(place: Place, found: Sequence[Backup]) -> Backup | None:
+    """The newest of `found`, all backups of one keeper, unless another keeper made a newer one in `place`.
+
+    A source that equals an older backup than the newest has changed.
+    """
+    latest = max(found, key=lambda backup: backup.stamp, default=None)
+    if latest and max(records.read_all(place.folder), default="") > latest.stamp:
+        return None
+    return latest
+
+
+def same_as(source: Source, latest: Backup | None, produced: Produced, old: OpenStream, new: OpenStream) -> bool:
+    """Whether what was `produced` equals `latest`. Streams are opened and read only if `latest` has no record."""
+    if latest is None:
+        return False
+    if latest.record and not latest.record.recovered:
+        return latest.record.source == source.name and latest.record.content == produced.content
+    try:
+        with old() as before, new() as after:
+            return source.content_of(before) == source.content_of(after)
+    except Damaged as error:
+        debug(f"cannot compare with {latest.address}: {error.message}")
+        return False
+
+
+def shrinking(place: Place, source: Source, seen: Fingerprint | None) -> str:
+    """What is alarming about `seen`, compared with the last run: that it lost nine tenths; or ""."""
+    before = _read(place)
+    if seen is None or before.get("source") != source.name:
+        return ""
+    if seen.entries * 10 < before["entries"]:
+        return f"{source.name} has shrunk from {before['entries']} entries to {seen.entries}"
+    if seen.size * 10 < before["size"] and before["size"] > _SMALL:
+        return f"{source.name} has shrunk from {before['size']} bytes to {seen.size}"
+    return ""
+
+
+def remember(place: Place, source: Source, latest: str, fingerprint: Fingerprint | None) -> None:
+    """Note that at `fingerprint`, taken before the source was read, it was as the backup `latest` has it."""
+    if fingerprint is None:
+        return
+    seen = {"stamp": latest, "source": source.name, "kind": source.kind, **asdict(fingerprint)}
+    files.write_whole(place.folder / NAME, json.dumps(seen).encode())
+
+
+def forget(place: Place) -> None:
+    """Believe nothing at the next run: this one could not read everything, or read what was changing."""
+    (place.folder / NAME).unlink(missing_ok=True)
+
+
+def note_unchanged(place: Place, stamp: str, words: str, owe: Owe) -> None:
+    """Write into the dst's log.txt that nothing was kept: ``<stamp>: no change in the data …: <words>``."""
+    path = place.folder / "log.txt"
+    owe("push", f"{place.dst}/log.txt")
+    with open(path, "a", encoding="utf-8") as log:
+        log.write(f"{stamp}: no change in the data to be backed up: {words}\n")
+        files.change_owner(log.fileno(), place.owner)
+
+
+def _read(place: Place) -> dict[str, Any]:
+    try:
+        found = json.loads((place.folder / NAME).read_bytes())
+        return found if isinstance(found, dict) and {"began", "newest", "entries", "size"} <= found.keys() else {}
+    except (OSError, ValueError):
+        return {}

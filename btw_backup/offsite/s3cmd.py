@@ -1,0 +1,193 @@
+"""The target S3, spoken by the program s3cmd.
+
+s3cmd's exit status proves nothing: it is 0 after files that it skipped and after a PUT that the server only claimed
+to have stored. What counts is the listing: name, size and ETag, compared with the file that is here. The ETag of an
+object is the MD5 of its content, or for one sent in parts the MD5 of the parts' MD5s; we choose the size of the parts,
+so we know both. Where a server makes up its ETags (it does with SSE-KMS, and some do for uploads in parts), we accept
+the MD5 that s3cmd noted with the object, which travelled in the same signed request as the content.
+"""
+
+import os
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from btw_backup import process
+from btw_backup.errors import ImproperlyConfigured, ProgramFailed
+from btw_backup.log import debug
+from btw_backup.offsite import Listing, Stored, Unreachable
+from btw_backup.offsite.complaints import PATIENT, Complaints
+from btw_backup.offsite.etags import PART, Etags
+
+PROBE_LIMIT = 10.0
+"""How many seconds a server may take to answer to the first question."""
+
+LISTING_LIMIT = 600.0
+_MAX_PARTS = 10000  # of one object; S3 takes no more
+_ARGUMENTS = 500  # in one command line
+
+_ROW = re.compile(r"\S+ \S+ +(\d+)  (\S*) *  ([A-Z_]*) *  (s3://.*)")
+_ROW_WITH_MD5 = re.compile(r"\S+ \S+ +\d+  ([0-9a-f]{32}) *  (s3://.*)")
+_KMS = re.compile(r"^ *MD5 sum: +([0-9a-f]{32})\n *SSE: +aws:kms", re.MULTILINE)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_UNPROVABLE = re.compile(r"^\s*(encrypt|dry_run|human_readable_sizes)\s*=\s*(true|yes|on|1)\s*$", re.MULTILINE | re.I)
+
+
+class S3:
+    """Objects under `prefix` (``s3://bucket/path``) that mirror the folder `root`. `config` is s3cmd's own file."""
+
+    def __init__(self, prefix: str, config: str, root: Path, timeout: float) -> None:
+        self.name = prefix.rstrip("/") + "/"
+        self._config = os.path.abspath(os.path.expanduser(config))
+        self._root = os.path.realpath(root)
+        self._timeout = timeout
+        self._etags = Etags(self._root)
+        self._sent: frozenset[str] = frozenset()
+        self._makes_up_etags = False
+
+    def probe(self) -> None:
+        """See `Target`."""
+        _refuse_unprovable(self._config)
+        try:
+            self._run(["ls", "--limit=1", self.name], PROBE_LIMIT)
+        except ProgramFailed as error:
+            raise Unreachable(error.message, error.hint, error.returncode) from error
+
+    def listing(self, prefix: str, *, recursive: bool) -> Listing:
+        """See `Target`."""
+        how = ["--recursive"] if recursive else []
+        output = self._run(["ls", "--long-listing", *how, self.name + prefix], LISTING_LIMIT)
+        found = {}
+        for line in output.decode("utf-8", "surrogateescape").split("\n"):
+            row = _ROW.fullmatch(line)
+            if row and row[4].startswith(self.name):
+                found[row[4].removeprefix(self.name)] = Stored(int(row[1]), row[2])
+        return found
+
+    def send(self, paths: Sequence[str]) -> str:
+        """See `Target`. Names that s3cmd would change are left out, and so remain unproved."""
+        groups: dict[tuple[int, bool], list[str]] = {}
+        for path in paths:
+            if not mangled(path):
+                groups.setdefault((self._part_size(path), "/" in path), []).append(path)
+        self._sent = frozenset(paths)
+        complaints = [self._put(group, part, below) for (part, below), group in groups.items()]
+        return next(filter(None, complaints), "")
+
+    def _put(self, paths: list[str], part: int, below: bool) -> str:
+        """Send `paths`, all of them `below` the top of ROOT_PATH or all directly in it.
+
+        s3cmd makes the name of an object from that of its folder, and gets it wrong for a file of --files-from that
+        lies directly in the folder that is sent: those are given as arguments.
+        """
+        command = ["put", "--server-side-encryption", "--no-guess-mime-type", f"--multipart-chunk-size-mb={part}"]
+        if not below:
+            return self._each(command, [f"{self._root}/{path}" for path in paths], [self.name])
+        with tempfile.TemporaryFile() as names:
+            names.write("".join(f"{path}\n" for path in paths).encode())
+            names.seek(0)
+            command += ["--recursive", "--files-from=-", f"{self._root}/", self.name]
+            return self._attempt(command, names.fileno())
+
+    def remove(self, paths: Sequence[str]) -> str:
+        """See `Target`."""
+        return self._each(["del"], [self.name + path for path in paths], [])
+
+    def _each(self, command: list[str], arguments: list[str], last: list[str]) -> str:
+        """Run `command` with as many of `arguments` at once as there may be."""
+        starts = range(0, len(arguments), _ARGUMENTS)
+        complaints = [self._attempt([*command, *arguments[n : n + _ARGUMENTS], *last]) for n in starts]
+        return next(filter(None, complaints), "")
+
+    def unproved(self, paths: Sequence[str], listing: Listing) -> Mapping[str, str]:
+        """See `Target`."""
+        return {path: why for path in paths if (why := self._doubt(path, listing.get(path)))}
+
+    def _doubt(self, path: str, stored: Stored | None) -> str:
+        """Why `stored` may not be the file `path`; "" if it is."""
+        try:
+            size = self._etags.size(path)
+            if stored is None:
+                return mangled(path) or "it is not there"
+            if stored.size != size:
+                return f"it has {stored.size} bytes there and {size} here"
+            expected = self._etags.of(path, self._part_size(path))
+        except FileNotFoundError:
+            return ""
+        except OSError as error:
+            return f"it cannot be read here: {error.strerror}"
+        if stored.checksum in expected or self._noted(path, stored) == expected[0]:
+            return ""
+        return "its content there is another"
+
+    def _noted(self, path: str, stored: Stored) -> str:
+        """The MD5 that s3cmd noted with an object whose ETag seems to be made up; "" for any other.
+
+        That an ETag of no parts is made up is asked only after we sent the object: before, it is simply another.
+        """
+        uri = self.name + path
+        try:
+            if "-" in stored.checksum:
+                output = self._run(["ls", "--list-md5", uri], LISTING_LIMIT).decode("utf-8", "surrogateescape")
+                rows = filter(None, map(_ROW_WITH_MD5.fullmatch, output.split("\n")))
+                return next((row[1] for row in rows if row[2] == uri), "")
+            if path in self._sent or self._makes_up_etags:
+                found = _KMS.search(self._run(["info", uri], LISTING_LIMIT, longest_wait=0).decode("utf-8", "replace"))
+                self._makes_up_etags = found is not None
+                return found[1] if found else ""
+        except ProgramFailed as error:
+            debug(f"{path}: {error.message}")
+        return ""
+
+    def _part_size(self, path: str) -> int:
+        """The size of the parts of `path` in MiB: s3cmd's own, unless they would be too many."""
+        try:
+            return max(PART, -(-self._etags.size(path) // (_MAX_PARTS << 20)))
+        except OSError:
+            return PART
+
+    def _attempt(self, command: Sequence[str], stdin: int | None = None) -> str:
+        """Run s3cmd and give back what it complained of; only a target that is gone is an error here."""
+        try:
+            self._run(command, self._timeout, stdin)
+        except Unreachable:
+            raise
+        except ProgramFailed as error:
+            debug(error.message)
+            return error.message
+        return ""
+
+    def _run(
+        self, command: Sequence[str], limit: float, stdin: int | None = None, longest_wait: int = PATIENT
+    ) -> bytes:
+        """What s3cmd printed. Raises `Unreachable` if the server seems to be gone, `ProgramFailed`."""
+        complaints = Complaints(longest_wait)
+        whole = ["s3cmd", f"--config={self._config}", "--no-progress", "--encoding=UTF-8", *command]
+        try:
+            return process.run(whole, timeout=min(limit, self._timeout), on_line=complaints.take, stdin=stdin)
+        except ProgramFailed as error:
+            raise complaints.explained(error) from error
+
+
+def mangled(path: str) -> str:
+    """Why s3cmd would not keep the name `path`; "" if it would. It replaces control characters, skips what is not
+    UTF-8, and strips spaces."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return "its name is not UTF-8"
+    if _CONTROL.search(path):
+        return "its name has control characters"
+    return "its name begins or ends with a space" if path != path.strip() else ""
+
+
+def _refuse_unprovable(config: str) -> None:
+    """Refuse settings of s3cmd's with which nothing of what was sent can be recognised in a listing."""
+    try:
+        found = _UNPROVABLE.search(Path(config).read_text("utf-8", "replace"))
+    except OSError as error:
+        raise ImproperlyConfigured(f"cannot read the S3CMD_CONFIG {config}: {error.strerror}") from error
+    if found:
+        hint = "backups are not encrypted by s3cmd" if found[1] == "encrypt" else ""
+        raise ImproperlyConfigured(f"{config} sets {found[1]} = {found[2]}, with which nothing can be proved", hint)

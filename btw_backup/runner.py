@@ -1,0 +1,78 @@
+"""One run of a job: keep, then send, and say honestly how it ended."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from btw_backup import log
+from btw_backup.config import Config
+from btw_backup.errors import FatalUserError, Incomplete, NotOffsite
+from btw_backup.jobs import Job
+from btw_backup.keepers import Kept, Place, unchanged
+from btw_backup.listing import KEEPERS
+from btw_backup.offsite import sync
+from btw_backup.sources import Produced, Source
+
+SHOWN = 10
+"""How many paths that could not be read are shown; the record has more."""
+
+
+def back_up(
+    general: Config, config_dir: Path, job: Job, source: Source, place: Place, *, wait: float, reread: bool = False
+) -> None:
+    """Make a backup of `source` and send what is owed, also what earlier runs could not send, also if keeping failed.
+
+    Raises what keeping raised; else `NotOffsite`, which wins over `Incomplete`.
+    """
+    owe = sync.owe_all(general, config_dir)
+    problems: list[FatalUserError] = []
+    log.debug(f"backing up {source.kind} {source.name} to {place.dst}")
+    try:
+        alarm = unchanged.shrinking(place, source, source.fingerprint())
+        kept = KEEPERS[job.keeper].keep(job, source, place, owe, reread=reread)
+    except FatalUserError as error:
+        problems.append(error)
+    else:
+        problems.extend(_shortcomings(source, kept))
+        if alarm:
+            problems.append(Incomplete(alarm, "it is kept as it is now; is a disk missing?"))
+    try:
+        sync.send(general, config_dir, wait=wait)
+    except FatalUserError as error:
+        problems.append(error)
+    end(problems)
+
+
+def each(things: Iterable[tuple[str, Callable[[], None]]]) -> None:
+    """Do all of several things; one that fails does not stop the others. Raises the gravest of their errors."""
+    problems: list[FatalUserError] = []
+    for name, thing in things:
+        try:
+            thing()
+        except FatalUserError as error:
+            problems.append(type(error)(f"{name}: {error.message}", error.hint))
+    end(problems)
+
+
+def end(problems: list[FatalUserError]) -> None:
+    """Say all problems but the gravest, and raise that one."""
+    gravity = {Incomplete: 1, NotOffsite: 2}
+    problems.sort(key=lambda error: gravity.get(type(error), 3))
+    for error in problems[:-1]:
+        log.warn(error.message, error.hint)
+    if problems:
+        raise problems[-1]
+
+
+def _shortcomings(source: Source, kept: Kept) -> list[FatalUserError]:
+    produced = kept.produced
+    if produced is None or not (produced.changed or produced.unread or produced.left_out):
+        return []
+    for path, reason in [*produced.unread, *produced.changed][:SHOWN]:
+        log.warn(f"{path}: {reason}")
+    count = _count(produced)
+    what = f"{count} path{'s' if count != 1 else ''} of {source.name} could not be read whole"
+    return [Incomplete(what, "list --json shows them; the rest is kept" if count > SHOWN else "")]
+
+
+def _count(produced: Produced) -> int:
+    return len(produced.changed) + len(produced.unread) + produced.left_out

@@ -1,0 +1,146 @@
+"""PostgreSQL as a source: a database through pg_dump, the server's roles and tablespaces through pg_dumpall."""
+
+import bz2
+import hashlib
+import urllib.parse
+from collections.abc import Mapping
+from typing import BinaryIO, cast
+
+from btw_backup import process
+from btw_backup.errors import Damaged
+from btw_backup.jobs import GLOBALS
+from btw_backup.sources import Produced
+from btw_backup.sources import postgres_digest as digests
+from btw_backup.sources import postgres_server as servers
+from btw_backup.sources.postgres_dump import contents, digest_of_sql, file_behind, reader_of, spooled, write_all
+from btw_backup.sources.postgres_server import Client, Server
+
+LOCK_TIMEOUT = "--lock-wait-timeout=600000"
+"""Milliseconds: pg_dump would wait for ever for a table that somebody has locked exclusively."""
+
+
+def safe_name(name: str, also: str = "") -> str:
+    """`name` as a file name: what would hurt there, and what is in `also`, as ``%2F``; `unquote` undoes it.
+
+    Names without a slash, a percent sign, unprintable characters and a full stop in front stay as they are.
+    """
+    quoted = "".join(urllib.parse.quote(c, safe="") if c in "/%" + also or not c.isprintable() else c for c in name)
+    return "%2E" + quoted[1:] if quoted.startswith(".") else quoted
+
+
+class _Postgres:
+    """What both kinds of source know: the server, asked once, and its client."""
+
+    def __init__(self, connection: str, database: str) -> None:
+        self._connection = connection
+        self._database = database
+        self._known: tuple[Server, Client] | None = None
+
+    def ask(self) -> tuple[Server, Client]:
+        """The server and the client that suits it. Raises `ProgramFailed` if it does not answer, or none suits."""
+        if self._known is None:
+            server = servers.reach(self._connection, self._database)
+            self._known = server, server.client()
+        return self._known
+
+    def programs(self, program: str) -> dict[str, str]:
+        """The versions of the client and of the server."""
+        server, client = self.ask()
+        return {program: str(client), "postgresql": server.version}
+
+
+class Database:
+    """The database `name`, as a dump of the format custom. `connection` is a conninfo; what it leaves out is in the
+    environment, as for every program of PostgreSQL."""
+
+    kind = "db"
+
+    def __init__(self, name: str, connection: str = "") -> None:
+        self.name = name
+        self.file_name = safe_name(name) + ".dump"
+        self._postgres = _Postgres(connection, name)
+
+    def fingerprint(self) -> None:
+        """None: a database has to be read. Raises `ProgramFailed` if there is none."""
+        self._postgres.ask()
+
+    def produce(self, out: BinaryIO) -> Produced:
+        """Dump the database, and have pg_restore read the dump's table of contents."""
+        server, client = self._postgres.ask()
+        with file_behind(out) as dump:
+            command = [client.program("pg_dump"), "--format=custom", LOCK_TIMEOUT, f"--dbname={server.conninfo}"]
+            servers.run(command, f"the dump of the database {self.name}", stdout=dump)
+            contents(dump, client, f"the check of the dump of the database {self.name}")
+            length, sha256, content = digests.of_dump(dump)
+            return Produced(length, sha256, content or digest_of_sql(dump, client))
+
+    def content_of(self, stream: BinaryIO) -> str:
+        """The digest of the SQL that the dump stands for, with the properties of the database."""
+        with spooled(stream) as dump:
+            return digest_of_sql(dump, reader_of(dump))
+
+    def programs(self) -> Mapping[str, str]:
+        """The versions of pg_dump and of the server."""
+        return self._postgres.programs("pg_dump")
+
+
+class Globals:
+    """The roles and tablespaces of a server, as SQL under bzip2."""
+
+    kind = "globals"
+    name = GLOBALS
+    file_name = "global.sql.bz2"
+
+    def __init__(self, connection: str = "") -> None:
+        self._postgres = _Postgres(connection, "")
+
+    def fingerprint(self) -> None:
+        """None: they have to be read. Raises `ProgramFailed` if the server does not answer."""
+        self._postgres.ask()
+
+    def produce(self, out: BinaryIO) -> Produced:
+        """Write them, compressed. The random word stays in: it protects whoever feeds this to psql."""
+        server, client = self._postgres.ask()
+        packed = _Packed(out)
+        command = [client.program("pg_dumpall"), "--globals-only", LOCK_TIMEOUT, f"--dbname={server.conninfo}"]
+        with process.started(command, env=servers.environment()) as child:
+            content = digests.of_sql(packed.written(line) for line in digests.lines(child.stdout))
+            servers.check(child, "the dump of the globals")
+        packed.end()
+        return Produced(packed.length, packed.digest.hexdigest(), content)
+
+    def content_of(self, stream: BinaryIO) -> str:
+        """The digest of the SQL in `stream`."""
+        try:
+            with bz2.open(stream) as statements:
+                return digests.of_sql(digests.lines(cast(BinaryIO, statements)))
+        except (OSError, EOFError) as error:
+            raise Damaged(f"the globals cannot be unpacked: {error}") from error
+
+    def programs(self) -> Mapping[str, str]:
+        """The versions of pg_dumpall and of the server."""
+        return self._postgres.programs("pg_dumpall")
+
+
+class _Packed:
+    """`out` under bzip2, with the length and the digest of what went there."""
+
+    def __init__(self, out: BinaryIO) -> None:
+        self._out = out
+        self._packer = bz2.BZ2Compressor()
+        self.digest = hashlib.sha256()
+        self.length = 0
+
+    def written(self, line: bytes) -> bytes:
+        """Write `line`, and give it back."""
+        self._put(self._packer.compress(line))
+        return line
+
+    def end(self) -> None:
+        """Write what is left."""
+        self._put(self._packer.flush())
+
+    def _put(self, block: bytes) -> None:
+        write_all(self._out, block)
+        self.digest.update(block)
+        self.length += len(block)

@@ -1,0 +1,161 @@
+"""A dump made a database again: whole under a name of its own first, then under the name that was asked for."""
+
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import psycopg
+from psycopg import Connection, sql
+
+from btw_backup import log
+from btw_backup.errors import FatalUserError, ProgramFailed, WouldOverwrite
+from btw_backup.sources import postgres_server
+from btw_backup.sources.postgres_dump import contents, read, reader_of, spooled
+from btw_backup.sources.postgres_server import Client, one_line, remedy
+
+_OF_THE_DATABASE = re.compile(rb"\d+; \d+ \d+ (?:(?:COMMENT|ACL|SECURITY LABEL) - )?DATABASE(?: PROPERTIES)? .*")
+"""The entries of ``pg_restore -l`` that are about the database itself, and not about what is in it."""
+
+_NAME = rb'(?:"(?:[^"]|"")*"|[^\s"]+)'
+_PIECE = re.compile(rb"""\s*(?:--[^\n]*\n|\\[^\n]*\n|(?P<statement>(?:[^;'"]|'(?:[^']|'')*'|"(?:[^"]|"")*")+);)""")
+_ABOUT = re.compile(
+    rb"(?P<verb>CREATE|ALTER|COMMENT ON|ALTER ROLE " + _NAME + rb" IN|(?:GRANT|REVOKE) [A-Z, ]+ ON|"
+    rb"SECURITY LABEL FOR " + _NAME + rb" ON) DATABASE " + _NAME + rb" (?P<rest>.*)",
+    re.DOTALL,
+)
+"""A statement about a database, as pg_restore --create writes it (dumpDatabase in pg_dump.c)."""
+
+_ENCODING = re.compile(rb"SET (?:client_encoding|standard_conforming_strings) = ")
+"""How the others are to be read."""
+
+
+def restore_database(
+    stream: BinaryIO, name: str, *, connection: str = "", force: bool = False, scratch: Path | None = None
+) -> None:
+    """Restore the dump `stream` into the new database `name`, with the properties that the database had.
+
+    Raises `WouldOverwrite` if there is such a database; with `force` it is replaced, when the new one is complete. A
+    failure leaves everything as it was. `scratch` is a folder for a copy of a stream that is not a file.
+    """
+    maintenance = "template1" if name == "postgres" else "postgres"
+    with spooled(stream, scratch) as dump, postgres_server.connected(connection, maintenance) as session:
+        exists = _check(session, name, force)
+        client = reader_of(dump, session.info.server_version // 10000)
+        statements = _statements(dump, client, name)
+        with _temporary_database(session, statements) as temporary:
+            target = postgres_server.reaching(connection, temporary)
+            read(dump, client, f"the restore of {name}", "--exit-on-error", f"--dbname={target}")
+            with postgres_server.connected(connection, maintenance) as other:
+                _restore_properties(other, statements, temporary)
+            _rename(session, temporary, name, replace=exists)
+
+
+def _check(session: Connection, name: str, force: bool) -> bool:
+    """Whether there is a database `name` that shall be replaced."""
+    if not name or "\0" in name or len(name.encode("utf-8", "surrogateescape")) > 63:
+        raise FatalUserError(f"no database can be called {name!r}, because a name has 1 to 63 bytes")
+    row = session.execute("SELECT datistemplate FROM pg_database WHERE datname = %s", [name]).fetchone()
+    if row is not None and row[0]:
+        raise WouldOverwrite(f"the database {name} is a template of this server", "restore into another name")
+    if row is not None and not force:
+        raise WouldOverwrite(f"there is a database {name} already", "another name leaves it alone; --force replaces it")
+    return row is not None
+
+
+def _statements(dump: BinaryIO, client: Client, name: str) -> list[bytes]:
+    """The statements about the database itself in `dump`, the creation first; `client_encoding` as they need it."""
+    listed = contents(dump, client, f"the reading of the dump of {name}").splitlines()
+    chosen = b"\n".join(line for line in listed if _OF_THE_DATABASE.fullmatch(line))
+    try:
+        text = _sql_of(dump, client, chosen)
+    except ProgramFailed as error:  # a name with a newline cannot be in such a script
+        log.warn(f"the properties of the database are not restored: {error.message}")
+        return []
+    return [match["statement"] for match in _PIECE.finditer(text) if match["statement"]]
+
+
+def _sql_of(dump: BinaryIO, client: Client, entries: bytes) -> bytes:
+    """The SQL that creates the database, and that of `entries`, as ``pg_restore -l`` has listed them."""
+    with tempfile.NamedTemporaryFile() as listed:
+        listed.write(entries + b"\n")
+        listed.flush()
+        return read(dump, client, "the reading of the dump", "--create", f"--use-list={listed.name}", "--file=-")
+
+
+@contextmanager
+def _temporary_database(session: Connection, statements: list[bytes]) -> Iterator[str]:
+    """A new database, made as the first of `statements` says, that is dropped if the block ends badly."""
+    name = f"btw_restore_{os.getpid()}"
+    creation = next(
+        (found for found in map(_ABOUT.fullmatch, statements) if found and found["verb"] == b"CREATE"), None
+    )
+    _execute(
+        session, b"CREATE DATABASE %s %s" % (quoted(name), creation["rest"] if creation else b"TEMPLATE template0")
+    )
+    try:
+        yield name
+    except BaseException:
+        _drop(session, name)
+        raise
+
+
+def _drop(session: Connection, name: str) -> None:
+    """Drop a database of ours; if that fails, say what is left."""
+    try:
+        session.execute(sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(name)))
+    except psycopg.Error as error:
+        log.warn(f"the database {name} is left behind: {one_line(error)}", f'drop it with DROP DATABASE "{name}"')
+
+
+def _restore_properties(session: Connection, statements: list[bytes], name: str) -> None:
+    """Give the database `name` owner, comment, rights and settings; last, because they may forbid to write."""
+    for statement in statements:
+        about = _ABOUT.fullmatch(statement)
+        if _ENCODING.match(statement):
+            _execute(session, statement)
+        elif about and about["verb"] != b"CREATE":
+            _execute(session, b"%s DATABASE %s %s" % (about["verb"], quoted(name), about["rest"]))
+
+
+def _rename(session: Connection, new: str, name: str, *, replace: bool) -> None:
+    """Let the database `new` take the name `name`, and drop the one that had it."""
+    renaming = sql.SQL("ALTER DATABASE {} RENAME TO {}")
+    if not replace:
+        session.execute(renaming.format(sql.Identifier(new), sql.Identifier(name)))
+        return
+    old = f"btw_replaced_{os.getpid()}"
+    with _nobody_in(session, name), session.transaction():
+        session.execute(renaming.format(sql.Identifier(name), sql.Identifier(old)))
+        session.execute(renaming.format(sql.Identifier(new), sql.Identifier(name)))
+    _drop(session, old)
+
+
+@contextmanager
+def _nobody_in(session: Connection, name: str) -> Iterator[None]:
+    """The database `name` without anybody connected; if the block ends badly, all are let in again."""
+    allow = sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS {}")
+    session.execute(allow.format(sql.Identifier(name), sql.SQL("false")))
+    try:
+        session.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+        yield
+    except BaseException:
+        session.execute(allow.format(sql.Identifier(name), sql.SQL("true")))
+        raise
+
+
+def _execute(session: Connection, statement: bytes) -> None:
+    """Execute a statement that pg_restore wrote. Raises `ProgramFailed`."""
+    try:
+        session.execute(statement)
+    except psycopg.Error as error:
+        reason = one_line(error)
+        raise ProgramFailed(f"the server refuses a property of the database: {reason}", remedy(reason)) from error
+
+
+def quoted(name: str) -> bytes:
+    """`name` as an identifier of SQL."""
+    return b'"' + name.encode().replace(b'"', b'""') + b'"'

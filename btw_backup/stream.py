@@ -1,0 +1,51 @@
+"""Reading ahead: who decompresses and who writes work at the same time."""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import BinaryIO, cast
+
+PIECE = 1 << 20
+DEPTH = 8
+"""How many pieces may wait: enough to bridge a pause of one side, few enough to cost no memory."""
+
+
+class _Ahead:
+    """Hands out what a thread reads, in its order, errors included."""
+
+    def __init__(self, stream: BinaryIO, thread: ThreadPoolExecutor, advance: Callable[[int], None]) -> None:
+        self._stream = stream
+        self._thread = thread
+        self._advance = advance
+        self._coming: deque[Future[bytes]] = deque(thread.submit(stream.read, PIECE) for _ in range(DEPTH))
+        self._left = b""
+
+    def read(self, size: int = -1) -> bytes:
+        """Up to `size` bytes, b"" at the end; an error of the stream where it was met, and from then on."""
+        if size < 0:
+            return b"".join(iter(lambda: self.read(PIECE), b""))
+        piece = self._left or self._next()
+        self._left = piece[size:]
+        return piece[:size] if self._left else piece
+
+    def _next(self) -> bytes:
+        piece = self._coming[0].result()
+        if piece:
+            self._coming.popleft()
+            self._coming.append(self._thread.submit(self._stream.read, PIECE))
+            self._advance(len(piece))
+        return piece
+
+
+@contextmanager
+def read_ahead(stream: BinaryIO, advance: Callable[[int], None] = lambda count: None) -> Iterator[BinaryIO]:
+    """`stream`, read by a thread up to `DEPTH` pieces ahead while the block lasts. Only its ``read`` can be used.
+
+    `advance` is told how many bytes were taken, in the thread that takes them.
+    """
+    thread = ThreadPoolExecutor(1, "read-ahead")
+    try:
+        yield cast(BinaryIO, _Ahead(stream, thread, advance))
+    finally:
+        thread.shutdown(cancel_futures=True)  # waits for the read under way: nobody closes what is being read

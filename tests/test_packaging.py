@@ -1,0 +1,69 @@
+"""Installed by pip into an environment of its own, the command works without the checkout."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from btw_backup import __version__
+from tests.conftest import REPOSITORY
+
+pytestmark = pytest.mark.xdist_group("packaging")  # one installation is enough
+
+LEFT_OUT = shutil.ignore_patterns(".git", "__pycache__", "build", "*.egg-info", ".*_cache", "tests")
+
+
+def run(*command: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a program that knows nothing of the checkout."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    return subprocess.run(command, check=False, capture_output=True, text=True, cwd="/", env={**clean, **environment})
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the programs of a fresh virtual environment with nothing but ourselves and what we require."""
+    top = tmp_path_factory.mktemp("installed")
+    shutil.copytree(REPOSITORY, top / "source", ignore=LEFT_OUT)  # pip leaves its traces where it builds
+    assert run("/usr/bin/python3", "-m", "venv", top / "venv").returncode == 0
+    ended = run(top / "venv/bin/pip", "install", "--disable-pip-version-check", "-q", top / "source")
+    assert ended.returncode == 0, ended.stderr
+    shutil.rmtree(top / "source")
+    return top / "venv/bin"
+
+
+def test_installed_command_says_its_version(installed: Path) -> None:
+    ended = run(installed / "btw-backup", "--version")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, f"btw-backup {__version__}\n", "")
+
+
+def test_installed_command_backs_up_and_restores(installed: Path, tmp_path: Path, source: Path) -> None:
+    """Every module came along: what is imported late, too."""
+    command = (installed / "btw-backup", "--config-dir", tmp_path / "cfg")
+    for arguments in (
+        ("init", "--root", tmp_path / "root"),
+        ("fs-init", "--type", "tar", source, "tree"),
+        ("fs", source, "tree"),
+        ("restore", "tree", tmp_path / "back"),
+        ("list", "tree"),
+    ):
+        ended = run(*command, *arguments)
+        assert (ended.returncode, ended.stderr) == (0, ""), arguments
+    assert (tmp_path / "back/etc/hosts").read_text() == "127.0.0.1 localhost\n"
+
+
+def test_installed_environment_is_consistent(installed: Path) -> None:
+    ended = run(installed / "pip", "--disable-pip-version-check", "check")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+def test_bare_command_prints_its_usage(installed: Path) -> None:
+    ended = run(installed / "btw-backup")
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith("usage: btw-backup ")
+
+
+def test_version_is_said_once() -> None:
+    """setup.py cannot import the package, which may lack its requirements there."""
+    assert f'version="{__version__}"' in (REPOSITORY / "setup.py").read_text()
