@@ -165,7 +165,11 @@ def _read_checked(path: Path, where: str) -> bytes:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (OSError, ValueError) as error:
-        hint = "init makes a first configuration" if where == GENERAL and isinstance(error, FileNotFoundError) else ""
+        hint = (
+            "btw-backup init makes a first configuration"
+            if where == GENERAL and isinstance(error, FileNotFoundError)
+            else ""
+        )
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise ImproperlyConfigured(f"cannot read the configuration {path}: {reason}", hint) from error
     try:

@@ -1,65 +1,23 @@
 """What could keep the next backup, or a restore, from working: one finding for each thing looked at.
 
-Nothing is changed by looking.
+Nothing is changed by looking, but for a torn sync state, which is mended by whoever reads it.
 """
 
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
-from functools import cached_property
 from pathlib import Path
 
-from btw_backup import config, jobs, places, process, records
+from btw_backup import config, jobs, places, process
 from btw_backup.clock import STAMP, moment_of
-from btw_backup.config import Config
 from btw_backup.errors import FatalUserError
 from btw_backup.findings import ERROR, OK, WARNING, Finding, judge_clock, judge_space
-from btw_backup.jobs import Job
-from btw_backup.records import Record
+from btw_backup.offsite import sync
+from btw_backup.offsite.state import SyncState
+from btw_backup.patient import Patient
 
 VERSION_LIMIT = 30.0
-
-
-class Patient:
-    """An installation, as far as its configuration can be read; everything is looked up when it is first wanted."""
-
-    def __init__(self, config_dir: Path, now: datetime) -> None:
-        self.config_dir = config_dir
-        self.now = now
-
-    @cached_property
-    def general(self) -> Config:
-        """What is good in the general configuration."""
-        return config.examine(self.config_dir / "config.py", config.GENERAL)[0]
-
-    @cached_property
-    def root(self) -> Path | None:
-        """ROOT_PATH, if it is set and there."""
-        root: Path | None = self.general["ROOT_PATH"]
-        return root if root and root.is_dir() else None
-
-    @cached_property
-    def trees(self) -> list[Job]:
-        """The filesystem jobs that are sound."""
-        found = []
-        for folder in jobs.tree_jobs(self.config_dir):
-            try:
-                found.append(jobs.tree_job(self.general, self.config_dir, jobs.source_of(folder) or ""))
-            except FatalUserError:
-                continue  # the check of the configuration says it
-        return found
-
-    @cached_property
-    def newest(self) -> Mapping[str, tuple[str, Record | None]]:
-        """The newest stamp of every dst, with its record if it has one."""
-        return dict(_newest(self.root)) if self.root else {}
-
-    @cached_property
-    def databases(self) -> bool:
-        """Whether databases are backed up: by their files, or by what there is of them."""
-        kinds = {record.kind for _, record in self.newest.values() if record}
-        return bool(jobs.database_names(self.config_dir)) or not kinds.isdisjoint({"db", "globals"})
 
 
 def examine(config_dir: Path, now: datetime) -> Iterator[Finding]:
@@ -91,7 +49,7 @@ def _user(patient: Patient) -> Iterator[Finding]:
 
 
 def _programs(patient: Patient) -> Iterator[Finding]:
-    rdiff = patient.databases or any(job.keeper == "rdiff" for job in patient.trees)
+    rdiff = bool(patient.databases) or any(job.keeper == "rdiff" for job in patient.trees)
     wanted = {
         "tar": ("every filesystem", True),
         "setpriv": ("every program that is started", True),
@@ -100,7 +58,7 @@ def _programs(patient: Patient) -> Iterator[Finding]:
     }
     for program, (purpose, needed) in wanted.items():
         yield _program(program, purpose, needed)
-    yield _clients(patient.databases)
+    yield _clients(bool(patient.databases))
 
 
 def _program(program: str, purpose: str, needed: bool) -> Finding:
@@ -115,7 +73,7 @@ def _program(program: str, purpose: str, needed: bool) -> Finding:
 
 
 def _clients(needed: bool) -> Finding:
-    from btw_backup.sources import postgres_server  # here, because psycopg takes longer to load than all else
+    from btw_backup.sources import postgres_server  # noqa: PLC0415 - psycopg takes 0.1 s to load
 
     what = "PostgreSQL clients"
     try:
@@ -144,9 +102,14 @@ def _root(patient: Patient) -> Iterator[Finding]:
     if not os.access(root, os.W_OK | os.X_OK):
         yield Finding(ERROR, "ROOT_PATH", f"{root} cannot be written", "is its filesystem mounted read-only?")
     elif known:
-        yield Finding(OK, "ROOT_PATH", f"{root} is the one of this configuration, with {len(patient.newest)} dsts")
+        yield Finding(OK, "ROOT_PATH", f"{root} is the one of this configuration, and holds {_dsts(patient)}")
     else:
-        yield Finding(OK, "ROOT_PATH", f"{root}, with {len(patient.newest)} dsts; the next backup marks it as ours")
+        yield Finding(OK, "ROOT_PATH", f"{root}, which holds {_dsts(patient)}; the next backup marks it as ours")
+
+
+def _dsts(patient: Patient) -> str:
+    count = len(patient.newest)
+    return f"{count} dst{'s' if count != 1 else ''}"
 
 
 def _space(patient: Patient) -> Iterator[Finding]:
@@ -175,8 +138,8 @@ def _permissions(patient: Patient) -> Iterator[Finding]:
     if patient.root:
         yield _privacy_within(patient.root)
     credentials = patient.general["S3CMD_CONFIG"]
-    if credentials and "S3_URI_PREFIX" in patient.general:
-        yield _privacy(Path(credentials))
+    if credentials and "S3_URI_PREFIX" in patient.general and Path(credentials).expanduser().exists():
+        yield _privacy(Path(credentials).expanduser())
 
 
 def _privacy(path: Path) -> Finding:
@@ -204,24 +167,6 @@ def _entries(root: Path) -> Iterator[Path]:
         folders[:] = sorted(name for name in folders if not STAMP.match(name))
 
 
-def _newest(root: Path) -> Iterator[tuple[str, tuple[str, Record | None]]]:
-    for folder, folders, names in os.walk(root):
-        stamps = [match[0] for name in (*folders, *names) if (match := STAMP.match(name))]
-        stored = Path(folder, records.FOLDER)
-        stamps += [path.stem for path in stored.glob("*.json") if STAMP.fullmatch(path.stem)]
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and not STAMP.match(name))
-        if stamps:
-            path = stored / f"{max(stamps)}.json"
-            yield os.path.relpath(folder, root), (max(stamps), _record(path))
-
-
-def _record(path: Path) -> Record | None:
-    try:
-        return records.read(path)
-    except (FatalUserError, FileNotFoundError):
-        return None
-
-
 def _sources(patient: Patient) -> Iterator[Finding]:
     for job in patient.trees:
         what = f"job {job.name}"
@@ -234,19 +179,20 @@ def _sources(patient: Patient) -> Iterator[Finding]:
 
 
 def _postgresql(patient: Patient) -> Iterator[Finding]:
-    names: dict[str, list[str]] = {} if not patient.databases else {"": []}
-    for name in jobs.database_names(patient.config_dir):
-        settings = jobs.database_job(patient.config_dir, name).settings
-        names.setdefault(settings["CONNECTION"], []).append(name)
-    for connection, wanted in names.items():
-        yield from _server(connection, wanted)
+    usual = jobs.database_job(patient.config_dir, jobs.GLOBALS).settings["CONNECTION"]
+    wanted: dict[str, list[str]] = {}
+    for name in patient.databases:
+        own = jobs.database_job(patient.config_dir, name).settings["CONNECTION"]
+        wanted.setdefault(own or usual, []).append(name)
+    for connection, names in wanted.items():
+        yield from _server(connection, names)
 
 
 def _server(connection: str, wanted: list[str]) -> Iterator[Finding]:
-    """Whether the server answers, whether a client suits it, and whether it has the databases that have a file."""
-    from btw_backup.sources import postgres_server
+    """Whether the server answers, whether a client suits it, and whether it still has the databases `wanted`."""
+    from btw_backup.sources import postgres_server  # noqa: PLC0415 - psycopg takes 0.1 s to load
 
-    what = f"PostgreSQL ({connection})" if connection else "PostgreSQL"
+    what = f"PostgreSQL for {', '.join(wanted)}"  # not the connection: it may hold a password, though it must not
     try:
         server = postgres_server.reach(connection)
         yield Finding(OK, what, f"version {server.version} answers, and pg_dump {server.client()} suits it")
@@ -256,7 +202,27 @@ def _server(connection: str, wanted: list[str]) -> Iterator[Finding]:
         return
     for name in wanted:
         if name not in there:
-            yield Finding(WARNING, f"database {name}", "it has a file, and the server does not have it", "is it gone?")
+            yield Finding(
+                WARNING, f"database {name}", "it is backed up, or has a file, and the server does not have it"
+            )
+
+
+def _offsite(patient: Patient) -> Iterator[Finding]:
+    if any(config.shortcomings(patient.general)):
+        return  # the check of the configuration says it
+    targets = sync.targets(patient.general)
+    if not targets:
+        yield Finding(OK, "off-site", "nowhere: backups stay on this machine only, as OFFSITE = {} says")
+    for target in targets:
+        try:
+            target.probe()
+            yield Finding(OK, "off-site", f"{target.name} answers")
+        except FatalUserError as error:
+            yield Finding(ERROR, "off-site", f"{target.name} does not answer: {error.message}", error.hint)
+    owed = len(SyncState(patient.config_dir / sync.JOURNAL).pending()) if targets else 0
+    if owed:
+        count = f"{owed} path{'s' if owed > 1 else ''} still to be sent"
+        yield Finding(WARNING, "sync state", count, "btw-backup sync sends them; sync-state --list shows them")
 
 
 CHECKS: Mapping[str, Callable[[Patient], Iterator[Finding]]] = {
@@ -269,4 +235,5 @@ CHECKS: Mapping[str, Callable[[Patient], Iterator[Finding]]] = {
     "permissions": _permissions,
     "jobs": _sources,
     "PostgreSQL": _postgresql,
+    "off-site": _offsite,
 }

@@ -183,7 +183,9 @@ def _remove_folder(top: Path) -> None:
                         if not _unlinked(inner, below):
                             _open_up(inner, below)
                             number += 1
-                            os.rename(below, f"{TEMPORARY}{os.getpid()}-{number}", src_dir_fd=inner, dst_dir_fd=descriptor)
+                            os.rename(
+                                below, f"{TEMPORARY}{os.getpid()}-{number}", src_dir_fd=inner, dst_dir_fd=descriptor
+                            )
                 finally:
                     os.close(inner)
                 os.rmdir(name, dir_fd=descriptor)

@@ -155,8 +155,8 @@ def _drain(
 ) -> None:
     assert process.stderr is not None
     with process.stderr as stream:
-        for line in iter(lambda: stream.readline(65536), b""):
-            line = line.rstrip(b"\n")
+        for raw in iter(lambda: stream.readline(65536), b""):
+            line = raw.rstrip(b"\n")
             if on_line is not None and on_line(line):
                 process.kill()
             last_lines.append(printable(line))

@@ -208,15 +208,15 @@ def _not_younger(backups: list[Backup], moment: datetime | None) -> list[Backup]
 
 
 def _between(backups: list[Backup], first: str, last: str, now: datetime) -> list[Backup]:
-    low = _edge(backups, first, now, "0000")
-    high = _edge(backups, last, now, "9999")
+    low = _edge(backups, first, now) if first else ""
+    high = _edge(backups, last, now) if last else "9"
+    if first.lower() in _DAYS or re.fullmatch(r"\d{4}-\d{2}-\d{2}", first):
+        low = low[:10]  # from the beginning of that day
     return [b for b in backups if low <= b.stamp <= high]
 
 
-def _edge(backups: list[Backup], spec: str, now: datetime, open_end: str) -> str:
+def _edge(backups: list[Backup], spec: str, now: datetime) -> str:
     """The stamp where a range ends: a time as it is, anything else that of the backup it names."""
-    if not spec:
-        return open_end
     moment = _moment(spec, now, strict=False)
     if moment:
         return stamp_of(moment)

@@ -4,22 +4,21 @@ A tree is built in a private folder beside its target, and renamed in when all o
 What is not what was stored never gets the name that was asked for, but that name with ``.damaged``.
 """
 
-import fcntl
 import os
-import re
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from btw_backup import descent, files, log, progress
+from btw_backup import files, log, progress, staging
 from btw_backup.attributes import Complaints
+from btw_backup.entries import Entry, Kind
 from btw_backup.errors import Damaged, FatalUserError, Incomplete, NotFound, WouldOverwrite
-from btw_backup.extract import DAMAGED, Extraction
+from btw_backup.extract import Extraction
 from btw_backup.keepers import Keeper
-from btw_backup.keepers.archive import Content, members
+from btw_backup.keepers.archive import members
 from btw_backup.log import printable
 from btw_backup.records import Backup
 from btw_backup.selection import Selection, sockets_of
@@ -28,8 +27,9 @@ from btw_backup.stream import PIECE, read_ahead
 SHOWN = 10
 """How many names are shown of those that something is wrong with."""
 
+_OTHERS = "another backup may be well; list shows them"
+_READINGS = 3
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-_KEPT_NAME = 60  # characters of the target's name in that of the folder where it is built
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +69,8 @@ def _is_empty(path: Path) -> bool:
 
 
 def _into_new(keeper: Keeper, backup: Backup, wish: Wish) -> None:
-    _sweep(wish.target)
-    with _private_folder(wish.target) as (path, descriptor):
+    staging.sweep(wish.target)
+    with staging.private_folder(wish.target) as (path, descriptor):
         complaints = Complaints()
         selection = Selection(backup, wish.paths)
         with closing(Extraction(descriptor, complaints, fresh=True)) as extraction:
@@ -80,11 +80,8 @@ def _into_new(keeper: Keeper, backup: Backup, wish: Wish) -> None:
         elif not extraction.count:
             raise Damaged(f"{backup.address} is damaged: {complaints.damaged[0]}", _OTHERS)
         files.sync_filesystem(descriptor)
-        final = _free_damaged_name(wish.target) if complaints.damaged else wish.target
-        try:
-            files.publish(path, final)
-        except FileExistsError:
-            raise WouldOverwrite(f"{final} was made by somebody else meanwhile") from None
+        final = staging.damaged_name(wish.target) if complaints.damaged else wish.target
+        staging.publish(path, final)
     _end(backup, complaints, final)
 
 
@@ -106,48 +103,142 @@ def _survey(keeper: Keeper, backup: Backup, wish: Wish, top: int) -> None:
     """Refuse, before anything is written, a damaged backup and one that collides with what is there."""
     complaints = Complaints()
     selection = Selection(backup, wish.paths)
-    conflicts: list[bytes] = []
-
-    def look(path: bytes, is_folder: bool) -> None:
-        try:
-            status = os.stat(path, dir_fd=top, follow_symlinks=False)
-        except OSError:
-            return  # nothing there; or beyond what can be seen by a path, and then the writing will tell
-        there_is_folder = stat.S_ISDIR(status.st_mode)
-        if not (is_folder and there_is_folder) and (there_is_folder or not wish.force):
-            conflicts.append(path)
-
-    with _opened(keeper, backup, "check") as stream:
-        for entry, _ in members(stream, complaints.is_damaged):
-            if entry.path and selection.takes(entry):
-                look(entry.path, entry.is_folder)
-    for socket in sockets_of(backup, selection):
-        look(socket.path, False)
+    collisions = 0
+    for entry in _selected(keeper, backup, selection, complaints):
+        if _collides(entry, top, wish.force):
+            collisions += 1
+            if collisions <= SHOWN:
+                log.warn(f"{os.fsdecode(entry.path)} is there already")
     if complaints.damaged:
-        _warn(complaints.damaged, complaints.damaged_count)
-        raise Damaged(f"{backup.address} is damaged, and nothing was written to {wish.target}", _NEW_FOLDER)
+        _show(complaints.damaged, complaints.damaged_count)
+        hint = "restore into a new folder to get what can be read"
+        raise Damaged(f"{backup.address} is damaged, and nothing was written to {wish.target}", hint)
     selection.check()
-    if conflicts:
-        _warn([f"{printable(path)} is there already" for path in conflicts[:SHOWN]], len(conflicts))
-        hint = "--force replaces files, but never folders" if wish.force else "--force replaces files"
-        raise WouldOverwrite(f"{len(conflicts)} of the names to restore are in {wish.target} already", hint)
+    if collisions:
+        hint = "--force replaces files" + (", but neither folders nor files by folders" if wish.force else "")
+        raise WouldOverwrite(f"{collisions} of the names to restore are in {wish.target} already", hint)
 
 
-_OTHERS = "another backup may be well; list shows them"
-_NEW_FOLDER = "restore into a new folder to get what can be read"
+def _selected(keeper: Keeper, backup: Backup, selection: Selection, complaints: Complaints) -> Iterator[Entry]:
+    """The entries that are selected, without their content."""
+    try:
+        with _opened(keeper, backup, "check") as stream:
+            yield from (entry for entry, _ in members(stream, complaints.is_damaged) if selection.takes(entry))
+    except Damaged as error:
+        complaints.is_damaged(error.message)
+    yield from (entry for links in selection.postponed.values() for entry in links)
+    yield from sockets_of(backup, selection)
+
+
+def _collides(entry: Entry, top: int, force: bool) -> bool:
+    """Whether something is where `entry` should go; a folder in the place of a folder is fine."""
+    try:
+        status = os.stat(entry.path or b".", dir_fd=top, follow_symlinks=False)
+    except OSError:
+        return False  # nothing is there; or it is beyond what a path can name, and then the writing will tell
+    is_folder = stat.S_ISDIR(status.st_mode)
+    if entry.kind is Kind.FOLDER:
+        return not is_folder and not force
+    return is_folder or not force
 
 
 def _extract(
     keeper: Keeper, backup: Backup, selection: Selection, extraction: Extraction, complaints: Complaints
 ) -> None:
-    """Write what is selected. Damage ends the reading, and is noted; what was written is finished then."""
-
-    def write_all(stream: BinaryIO, chosen: Callable[[object], bool]) -> None: ...
-
+    """Write what is selected. Damage ends the reading, and is noted; what is there by then is finished."""
     try:
         with _opened(keeper, backup, "restore") as stream:
             for entry, content in members(stream, complaints.is_damaged):
                 if selection.takes(entry):
                     extraction.write(entry, content)
-        while selection.postponed:
-            before = len(selection.postponed)
+        _extract_postponed(keeper, backup, selection, extraction, complaints)
+        for socket in sockets_of(backup, selection):
+            extraction.write(socket)
+    except Damaged as error:
+        complaints.is_damaged(error.message)
+    extraction.finish()
+
+
+def _extract_postponed(
+    keeper: Keeper, backup: Backup, selection: Selection, extraction: Extraction, complaints: Complaints
+) -> None:
+    """Read again for hard links whose first name, where the content is, was not selected."""
+    for _ in range(_READINGS):
+        if not selection.postponed:
+            return
+        with _opened(keeper, backup, "restore hard links") as stream:
+            for entry, content in members(stream, lambda message: None):
+                for one in selection.waiting_for(entry):
+                    extraction.write(one, content)
+    for target, links in selection.postponed.items():
+        for link in links:
+            complaints.is_damaged(f"{printable(link.path)} is a hard link to {printable(target)}, which is not there")
+
+
+@contextmanager
+def _opened(keeper: Keeper, backup: Backup, what: str) -> Iterator[BinaryIO]:
+    """The plain stream of `backup`, read ahead, with progress."""
+    total = backup.record.length if backup.record else None
+    with progress.shown(what, total) as advance, keeper.open(backup) as stream, read_ahead(stream, advance) as ahead:
+        yield ahead
+
+
+def _end(backup: Backup, complaints: Complaints, final: Path) -> None:
+    """Say what did not come back as it was, and raise the error for it."""
+    _show([f"{os.fsdecode(path)}: {what}" for path, what in complaints.unset[:SHOWN]], complaints.unset_count)
+    _show(complaints.damaged, complaints.damaged_count)
+    if complaints.damaged:
+        raise Damaged(f"{backup.address} is damaged; what could be read of it is in {final}", _OTHERS)
+    if complaints.unset_count:
+        message = f"restored to {final}, but {complaints.unset_count} things are not as they were"
+        raise Incomplete(message, "" if os.geteuid() == 0 else "only root can set owners and make devices")
+
+
+def _show(messages: Sequence[str], count: int) -> None:
+    for message in messages[:SHOWN]:
+        log.warn(message)
+    if count > SHOWN:
+        log.warn(f"… and {count - SHOWN} more")
+
+
+def dump(keeper: Keeper, backup: Backup, target: Path, *, force: bool) -> None:
+    """Write a dump to the new file `target`, or with `force` to an existing one. Raises as `tree` does."""
+    if os.path.lexists(target) and not (force and target.is_file()):
+        hint = "give the name of a file in it" if target.is_dir() else "give a new name, or --force to replace it"
+        raise WouldOverwrite(f"{target} exists", hint)
+    if not target.parent.is_dir():
+        raise NotFound(f"there is no folder {target.parent}", f"mkdir -p {target.parent}")
+    temporary = staging.temporary_name(target)
+    final, error = target, None
+    try:
+        with files.create(temporary) as out:
+            try:
+                stream_to(keeper, backup, out)
+            except Damaged as found:
+                final, error = staging.damaged_name(target), found
+            os.fsync(out.fileno())
+        files.publish(temporary, final)
+    finally:
+        temporary.unlink(missing_ok=True)
+    if error is not None:
+        raise Damaged(f"{error.message}; what could be read of it is in {final}", error.hint)
+
+
+def stream_to(keeper: Keeper, backup: Backup, out: BinaryIO) -> None:
+    """Write the plain stream of `backup` to `out`: the tar archive of a tree, or the dump."""
+    with _opened(keeper, backup, "restore") as stream:
+        while piece := stream.read(PIECE):
+            files.write_all(out.fileno(), piece)
+
+
+def database(keeper: Keeper, backup: Backup, name: str, *, connection: str, force: bool) -> None:
+    """Restore a dump into the new database `name`. It is read and proved once before the server sees any of it."""
+    from btw_backup.sources import postgres_restore  # noqa: PLC0415 - psycopg takes 0.1 s to load
+
+    if backup.kind != "db":
+        raise FatalUserError(f"{backup.address} is not a dump of a database")
+    with _opened(keeper, backup, "check") as stream:
+        while stream.read(PIECE):
+            pass
+    with _opened(keeper, backup, "restore") as stream:
+        postgres_restore.restore_database(stream, name, connection=connection, force=force)

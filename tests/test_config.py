@@ -13,8 +13,7 @@ from btw_backup import config, example
 from btw_backup.config import DATABASE, GENERAL, TREE, Config
 from btw_backup.errors import ImproperlyConfigured
 from btw_backup.settings import SETTINGS
-
-from .conftest import Installation
+from tests.conftest import Installation
 
 NOBODY = 65534
 
@@ -105,7 +104,7 @@ def test_of_a_bad_prefix_alone_the_missing_other_is_said(path: Path) -> None:
 
 
 def test_what_is_required_is_named(path: Path) -> None:
-    with pytest.raises(ImproperlyConfigured, match="^you must specify ROOT_PATH in the general configuration$"):
+    with pytest.raises(ImproperlyConfigured, match=r"^you must specify ROOT_PATH in the general configuration$"):
         load(path, "").required("ROOT_PATH")
     with pytest.raises(ImproperlyConfigured, match=f"^you must specify TYPE in {path}$"):
         load(path, "", TREE).required("TYPE")
@@ -200,7 +199,7 @@ def test_a_fifo_a_folder_and_nothing_are_said(path: Path) -> None:
         config.load(path, GENERAL)
     with pytest.raises(ImproperlyConfigured, match="is not a regular file"):
         config.load(path.parent, GENERAL)
-    with pytest.raises(ImproperlyConfigured, match="cannot read the configuration .*: No such file") as caught:
+    with pytest.raises(ImproperlyConfigured, match=r"cannot read the configuration .*: No such file") as caught:
         config.load(path.with_name("absent"), GENERAL)
     assert "init makes a first configuration" in caught.value.hint
 

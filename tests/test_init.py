@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from btw_backup import config
-
-from .conftest import REPOSITORY, Installation, tree_differences
+from tests.conftest import REPOSITORY, Installation, tree_differences
 
 
 @pytest.fixture
@@ -52,11 +51,11 @@ def test_what_init_prints_leads_to_a_first_backup_and_restore(new: Installation)
     assert [command.split()[-1] for command in commands[:3]] == ["etc", "etc", "etc"]
     environment = {**os.environ, "HOME": str(new.top), "PYTHONPATH": str(REPOSITORY)}
     for command in commands[:4]:
-        subprocess.run(command, shell=True, check=True, env=environment, cwd=new.top, stdin=subprocess.DEVNULL)
+        subprocess.run(["sh", "-c", command], check=True, env=environment, cwd=new.top, stdin=subprocess.DEVNULL)
     assert tree_differences(Path("/etc"), new.top / "restored-etc") == ""
     minute, hour, *days, rest = commands[4].split(None, 5)
     assert (minute, hour, days) == ("30", "1", ["*", "*", "*"])
-    subprocess.run(rest, shell=True, check=True, env={**environment, "PATH": "/usr/bin:/bin"}, cwd="/")
+    subprocess.run(["sh", "-c", rest], check=True, env={**environment, "PATH": "/usr/bin:/bin"}, cwd="/")
     assert len(json.loads(new("list", "--json").out)) == 1
 
 
@@ -105,7 +104,7 @@ def test_init_with_odd_paths_prints_lines_for_a_shell(tmp_path: Path) -> None:
     printed = new("init", "--root", new.root).out
     command = next(line for line in printed.splitlines() if " fs-init " in line)
     environment = {**os.environ, "HOME": str(new.top), "PYTHONPATH": str(REPOSITORY)}
-    subprocess.run(command, shell=True, check=True, env=environment)
+    subprocess.run(["sh", "-c", command], check=True, env=environment)
     assert config.load(new.config_dir / "config.py", config.GENERAL)["ROOT_PATH"] == new.root
 
 
@@ -150,10 +149,10 @@ def test_fs_init_refuses(btw: Installation) -> None:
 
 def test_fs_init_needs_root_path_and_nothing_else(btw: Installation) -> None:
     (btw.config_dir / "config.py").write_text("")
-    ended = btw("fs-init", "--type=rdiff", "/tmp", "test", status=1)
+    ended = btw("fs-init", "--type=rdiff", "/srv", "test", status=1)
     assert ended.err == "btw_backup: you must specify ROOT_PATH in the general configuration\n"
     btw.configure("")
-    btw("fs-init", "--type=rdiff", "/tmp", "test")
+    btw("fs-init", "--type=rdiff", "/srv", "test")
 
 
 def test_fs_init_quietly_and_for_programs(btw: Installation) -> None:
@@ -184,12 +183,12 @@ def test_the_examples_of_the_help_work(new: Installation, command: str) -> None:
         line.split()[1:] for line in shown.partition("example:")[2].splitlines() if line.startswith("  btw-backup")
     ]
     assert lines
-    for number, words in enumerate(lines):
+    for number, line in enumerate(lines):
         here = Installation(new.top / str(number))
         here.top.mkdir()
         if command != "init":
             here("init", "--root", here.root)
-        words = [word.replace("/mnt/backups", str(here.root)) for word in words]
+        words = [word.replace("/mnt/backups", str(here.root)) for word in line]
         if words == ["init"]:
             words += ["--root", str(here.root)]
         assert here(*words).err == ""

@@ -9,8 +9,7 @@ import pytest
 from btw_backup import config, jobs
 from btw_backup.config import Config
 from btw_backup.errors import FatalUserError, ImproperlyConfigured
-
-from .conftest import Installation
+from tests.conftest import Installation
 
 OLD = {
     "/a/b": "tZj__w",
@@ -93,16 +92,16 @@ def test_duplicates_and_wrong_links_are_named(btw: Installation) -> None:
     for name in ("one", "two"):
         (btw.config_dir / f"{name}.tZj__w").mkdir()
         (btw.config_dir / f"{name}.tZj__w" / "src").symlink_to("/a/b")
-    with pytest.raises(ImproperlyConfigured, match="duplicate working directories: .*one.tZj__w, .*two.tZj__w"):
+    with pytest.raises(ImproperlyConfigured, match=r"duplicate working directories: .*one.tZj__w, .*two.tZj__w"):
         jobs.working_directory(btw.config_dir, "/a/b")
     (btw.config_dir / "one.tZj__w" / "src").unlink()
     (btw.config_dir / "two.tZj__w").rename(btw.config_dir / "two")
-    with pytest.raises(ImproperlyConfigured, match="wrong path: .*one.tZj__w"):
+    with pytest.raises(ImproperlyConfigured, match=r"wrong path: .*one.tZj__w"):
         jobs.working_directory(btw.config_dir, "/a/b")
 
 
 def test_no_working_directory(btw: Installation) -> None:
-    with pytest.raises(FatalUserError, match="^no working directory for: /a/b$"):
+    with pytest.raises(FatalUserError, match=r"^no working directory for: /a/b$"):
         jobs.tree_job(general(btw), btw.config_dir, "/a/b")
 
 

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "btw_backup"
 LAYERS = (
     ("cli", "__main__"),
     ("commands",),
-    ("runner", "restore", "scrub", "drill", "status", "alerts", "server", "extract", "listing", "doctor"),
+    ("runner", "restore", "scrub", "drill", "status", "alerts", "server", "extract", "listing", "doctor", "findings", "patient"),
     ("keepers", "sources", "offsite", "retention", "places"),
     ("store", "catalogue"),
     ("jobs", "records", "config", "settings", "example", "entries"),

@@ -64,9 +64,8 @@ def _all(context: Context, args: argparse.Namespace) -> Iterator[tuple[str, Call
     from btw_backup.sources import postgres, postgres_server  # noqa: PLC0415 - psycopg takes 0.1 s to load
 
     settings = jobs.database_job(context.config_dir, GLOBALS).settings
-    found = postgres_server.databases(settings["CONNECTION"])
     yield GLOBALS, partial(_back_up, context, args, GLOBALS, f"{args.dst}/{GLOBALS}")
-    for name in found:
+    for name in postgres_server.databases(settings["CONNECTION"]):
         if not any(fnmatch.fnmatchcase(name, pattern) for pattern in settings["EXCLUDE"]):
             dst = f"{args.dst}/{postgres.safe_name(name, '@')}"
             yield name, partial(_back_up_named, context, args, name, dst, settings["CONNECTION"])

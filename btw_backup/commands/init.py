@@ -50,7 +50,7 @@ def run(context: Context, args: argparse.Namespace) -> None:
     path = context.config_dir / "config.py"
     root = args.root or default_root()
     if path.exists() or path.is_symlink():
-        raise WouldOverwrite(f"there is already a configuration: {path}", "config show shows what it says")
+        raise WouldOverwrite(f"there is already a configuration: {path}", "btw-backup config show shows what it says")
     files.make_folder(context.config_dir)
     config.refuse_changeable(context.config_dir)
     files.make_folder(root)

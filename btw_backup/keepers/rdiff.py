@@ -40,7 +40,7 @@ class Rdiff:
 
     def keep(self, job: Job, source: Source, place: Place, owe: Owe, *, reread: bool) -> Kept:
         """Contract: `keepers.Keeper.keep`."""
-        files.sweep(place.folder)
+        _sweep(place)
         repository = _continuable(place, owe)
         latest = unchanged.latest_of(place, records.joined(list(self.find(place)), place.folder))
         if repository and _full_is_due(job, source, repository):
@@ -107,6 +107,16 @@ def _repositories(place: Place) -> Iterator[Repository]:
                 yield repository
 
 
+def _sweep(place: Place) -> None:
+    """Remove what dead runs left, of ours and of rdiff-backup."""
+    files.sweep(place.folder)
+    if (place.folder / FOLDER).is_dir():
+        files.sweep(place.folder / FOLDER)
+    for repository in _repositories(place):
+        for left in repository.temporaries():
+            files.remove(left)
+
+
 def _kind(repository: Repository) -> str:
     """What kind of source the repository is of, told by its file's name."""
     mirror = repository.mirror
@@ -170,7 +180,7 @@ def _mend(repository: Repository, place: Place, owe: Owe) -> None:
     """Let rdiff-backup take back the interrupted session."""
     owe("sync", f"{place.dst}/{repository.path.name}/")
     try:
-        rdiff_program.regress(repository.path)
+        rdiff_program.regress(repository.path, utc=repository.utc)
     except ProgramFailed as error:
         log.warn(f"{repository.path}: {error.message}")
     _finish(repository.path, place)
@@ -223,7 +233,7 @@ def _run_session(stage: Stage, path: Path, stamp: str, *, new: bool) -> None:
     # rdiff-backup takes a file of the same size and second for unchanged, and keeps no fractions of seconds
     mtime = max(session, int(mirror.stat().st_mtime) + 1 if mirror else 0)
     os.utime(stage.file, (mtime, mtime))
-    rdiff_program.back_up(stage.folder, path, session, new=new)
+    rdiff_program.back_up(stage.folder, path, session, new=new, utc=repository is None or repository.utc)
     made = rdiff_repository.read(path)
     if made is None or made.problem() or made.sessions[-1] != session:
         raise Damaged(f"rdiff-backup did not complete its session in {path}", "the next run makes another backup")

@@ -8,7 +8,10 @@ from btw_backup import process
 from btw_backup.errors import ProgramFailed
 
 NAME = "rdiff-backup"
-_ZONE = {"TZ": "UTC0"}
+UTC = {"TZ": "UTC0"}
+"""For repositories whose names are in UTC, as ours are. Those of the old script are in the machine's zone, and stay so:
+rdiff-backup replaces a ``.snapshot`` by a ``.diff`` of the same time, and off-site the one is told by the other."""
+
 _WITH_WARNINGS = (0, 2, 8, 10)
 """Since 2.2 the bits 2 and 8 tell of warnings; what was stored is looked at after each session anyway."""
 
@@ -23,35 +26,38 @@ def version() -> str:
     return match[0]
 
 
-def back_up(stage: Path, repository: Path, session: int, *, new: bool) -> None:
+def back_up(stage: Path, repository: Path, session: int, *, new: bool, utc: bool) -> None:
     """Add the file in the folder `stage` to `repository` as the session at `session`, in seconds since 1970.
 
     The time is given because rdiff-backup refuses a second session within a second, and does not end when the clock
     went back. Into a `new` repository, whose name is a temporary one, it need not fsync: we do that at the end.
     """
-    options = ["--current-time", str(session), *(["--no-fsync"] if new and _modern() else [])]
-    if _modern():
-        _run([*options, "backup", str(stage), str(repository)])
-    else:
-        _run([*options, str(stage), str(repository)])
+    _run(backing_up(stage, repository, session, new=new), utc)
 
 
-def regress(repository: Path) -> None:
+def regress(repository: Path, *, utc: bool) -> None:
     """Take back an interrupted session. It is forced because the marker's pid may have been given to somebody else:
     our lock says that nobody is at work here."""
-    if _modern():
-        _run(["--force", "regress", str(repository)])
-    else:
-        _run(["--force", "--check-destination-dir", str(repository)])
+    action = ["regress"] if _modern() else ["--check-destination-dir"]
+    _run(_command("--force", *action, str(repository)), utc)
+
+
+def backing_up(stage: Path, repository: Path, session: int, *, new: bool) -> list[str]:
+    """The command line of `back_up`."""
+    time = ["--current-time", str(session)]
+    if not _modern():
+        return _command(*time, str(stage), str(repository))
+    return _command(*time, *(["--no-fsync"] if new else []), "backup", str(stage), str(repository))
+
+
+def _command(*words: str) -> list[str]:
+    """Since 2.2 there is another command line; it warns of the old one, and without 201 of that."""
+    return [NAME, *(["--api-version", "201"] if _modern() else []), *words]
 
 
 def _modern() -> bool:
-    """Whether this one has the command line of 2.2; it warns of the old one on every call."""
     return tuple(int(number) for number in re.findall(r"\d+", version())[:2]) >= (2, 2)
 
 
-def _run(arguments: list[str]) -> None:
-    if _modern():
-        process.run([NAME, "--api-version", "201", *arguments], env=_ZONE, accepted=_WITH_WARNINGS)
-    else:
-        process.run([NAME, *arguments], env=_ZONE)
+def _run(command: list[str], utc: bool) -> None:
+    process.run(command, env=UTC if utc else None, accepted=_WITH_WARNINGS if _modern() else (0,))

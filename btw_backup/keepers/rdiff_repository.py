@@ -65,6 +65,12 @@ class Repository:
         return len(self.markers) != 1
 
     @property
+    def utc(self) -> bool:
+        """Whether its names are, or shall be from now on, in UTC: rdiff-backup 2.2.2 writes -03:30 as -04:30."""
+        names = [dated.path.name for dated in self.data if dated.base == "current_mirror"]
+        return any(re.search(r"(Z|-\d\d:(?!00)\d\d)\.data$", name) for name in names)
+
+    @property
     def has_increments(self) -> bool:
         """Whether there is anything that rdiff-backup could go back to after an interrupted session."""
         folder = self.path / DATA / "increments"
@@ -75,6 +81,10 @@ class Repository:
         """The file as it is now; None if there is not exactly one."""
         found = [entry for entry in self.path.iterdir() if entry.name != DATA and not entry.name.startswith(TEMPORARY)]
         return found[0] if len(found) == 1 and found[0].is_file() and not found[0].is_symlink() else None
+
+    def temporaries(self) -> list[Path]:
+        """What rdiff-backup left when it was killed."""
+        return [path for folder in (self.path, self.path / DATA) for path in folder.glob(f"{TEMPORARY}*")]
 
     def problem(self) -> str:
         """Why no session may be added to it; "" if nothing is wrong. Does not read the file."""

@@ -19,7 +19,7 @@ _GONE = re.compile(
     rb"timed out|onnection refused|etwork is unreachable|o route to host|ame or service not known|"
     rb"emporary failure in name resolution|o address associated|ertificate verify failed|CERTIFICATE_VERIFY_FAILED"
 )
-_NUMBER = re.compile(r"^\[Errno -?\d+\] ")
+_LABEL = re.compile(r"^(?:ERROR: )?(?:\[Errno -?\d+\] )?")
 
 
 class Complaints:
@@ -34,12 +34,12 @@ class Complaints:
         """Take in one line; True if there is no use in waiting for more."""
         debug("s3cmd: " + printable(line))
         if retry := _RETRY.search(line):
-            self._reason = _NUMBER.sub("", printable(retry[1]))
+            self._reason = _LABEL.sub("", printable(retry[1]))
             self._gave_up = self._gave_up or _GONE.search(line) is not None
         elif waiting := _WAITING.search(line):
             self._gave_up = self._gave_up or int(waiting[1]) > self._longest_wait
         elif _GONE.search(line):
-            self._reason, self._gave_up = printable(line).removeprefix("ERROR: "), True
+            self._reason, self._gave_up = _LABEL.sub("", printable(line)), True
         return self._gave_up
 
     def explained(self, error: ProgramFailed) -> ProgramFailed:

@@ -47,7 +47,14 @@ def parts_with(paths: Sequence[str]) -> list[Part]:
     by_folder: dict[str, list[str]] = {}
     for path in paths:
         by_folder.setdefault(os.path.dirname(path), []).append(path)
-    return [Part(os.path.commonprefix(group), False, group) for group in by_folder.values()]
+    return [Part(_common_beginning(group), False, group) for group in by_folder.values()]
+
+
+def _common_beginning(paths: Sequence[str]) -> str:
+    """The characters with which all of `paths` begin."""
+    first, last = min(paths), max(paths)
+    differs = (place for place, (one, other) in enumerate(zip(first, last, strict=False)) if one != other)
+    return first[: next(differs, len(first))]
 
 
 def files_below(root: str, folder: str, on_error: OnError) -> Iterator[str]:

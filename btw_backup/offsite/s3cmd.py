@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from btw_backup import process
-from btw_backup.errors import ImproperlyConfigured, ProgramFailed
+from btw_backup.errors import ProgramFailed
 from btw_backup.log import debug
 from btw_backup.offsite import Listing, Stored, Unreachable
 from btw_backup.offsite.complaints import PATIENT, Complaints
@@ -30,6 +30,7 @@ _ARGUMENTS = 500  # in one command line
 _ROW = re.compile(r"\S+ \S+ +(\d+)  (\S*) *  ([A-Z_]*) *  (s3://.*)")
 _ROW_WITH_MD5 = re.compile(r"\S+ \S+ +\d+  ([0-9a-f]{32}) *  (s3://.*)")
 _KMS = re.compile(r"^ *MD5 sum: +([0-9a-f]{32})\n *SSE: +aws:kms", re.MULTILINE)
+_FAITHFUL = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]*")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _UNPROVABLE = re.compile(r"^\s*(encrypt|dry_run|human_readable_sizes)\s*=\s*(true|yes|on|1)\s*$", re.MULTILINE | re.I)
 
@@ -57,7 +58,9 @@ class S3:
     def listing(self, prefix: str, *, recursive: bool) -> Listing:
         """See `Target`."""
         how = ["--recursive"] if recursive else []
-        output = self._run(["ls", "--long-listing", *how, self.name + prefix], LISTING_LIMIT)
+        listable = _FAITHFUL.match(prefix)
+        assert listable is not None
+        output = self._run(["ls", "--long-listing", *how, self.name + listable[0]], LISTING_LIMIT)
         found = {}
         for line in output.decode("utf-8", "surrogateescape").split("\n"):
             row = _ROW.fullmatch(line)
@@ -187,7 +190,7 @@ def _refuse_unprovable(config: str) -> None:
     try:
         found = _UNPROVABLE.search(Path(config).read_text("utf-8", "replace"))
     except OSError as error:
-        raise ImproperlyConfigured(f"cannot read the S3CMD_CONFIG {config}: {error.strerror}") from error
+        raise Unreachable(f"the S3CMD_CONFIG {config} cannot be read: {error.strerror}") from error
     if found:
-        hint = "backups are not encrypted by s3cmd" if found[1] == "encrypt" else ""
-        raise ImproperlyConfigured(f"{config} sets {found[1]} = {found[2]}, with which nothing can be proved", hint)
+        hint = "take it out; s3cmd cannot encrypt backups that are to be compared" if found[1] == "encrypt" else ""
+        raise Unreachable(f"{config} sets {found[1]} = {found[2]}, with which nothing can be proved", hint)

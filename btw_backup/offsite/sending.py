@@ -13,7 +13,7 @@ from btw_backup.clock import STAMP
 from btw_backup.errors import NotOffsite, ProgramFailed
 from btw_backup.log import debug
 from btw_backup.offsite import Listing, Target
-from btw_backup.offsite.parts import Part, parts_of, parts_with, stays_here
+from btw_backup.offsite.parts import Part, parts_of, parts_with
 from btw_backup.offsite.state import SYNC, Debt, SyncState
 from btw_backup.offsite.superseded import superseded
 
@@ -69,16 +69,22 @@ class Sending:
             if kinds[debt] not in (stat.S_IFDIR, stat.S_IFREG):
                 self._look_after_missing(debt, kinds[debt])
         files = [d for d in debts if kinds[d] == stat.S_IFREG and not any(_covers(other, d) for other in covering)]
-        for batch in self._batches(sorted({debt.path.rstrip("/") for debt in files})):
-            doubts, _ = self._deliver(parts_with(batch))
-            for debt in files:
-                if debt.path.rstrip("/") in batch:
-                    self._settle(debt, doubts)
+        self._work_off_files(files)
         for debt in covering:
             doubts = self._deliver_folder(debt)
             for each in debts:
                 if each == debt or (kinds[each] and _covers(debt, each)):
                     self._settle(each, doubts)
+
+    def _work_off_files(self, debts: Sequence[Debt]) -> None:
+        by_path: dict[str, list[Debt]] = {}
+        for debt in debts:
+            by_path.setdefault(debt.path.rstrip("/"), []).append(debt)
+        for batch in self._batches(list(by_path)):
+            doubts, _ = self._deliver(parts_with(batch))
+            for path in batch:
+                for debt in by_path[path]:
+                    self._settle(debt, {path: doubts[path]} if path in doubts else {})
 
     def _kind(self, debt: Debt) -> int:
         """The type of file that is owed; 0 if it is gone."""
@@ -93,8 +99,8 @@ class Sending:
     def _is_being_written(self, debt: Debt) -> bool:
         """Whether another run holds the dst of `debt`; it noted the debt, and sends it itself when it is done."""
         parts = debt.path.rstrip("/").split("/")
-        folders = (Path(self._root, *parts[:depth]) for depth in range(1, len(parts)))
-        return any(locks.held_by_another(folder) for folder in folders)
+        folders = (Path(self._root, *parts[:depth]) for depth in range(1, len(parts) + 1))
+        return any(folder.is_dir() and locks.held_by_another(folder) for folder in folders)
 
     def _look_after_missing(self, debt: Debt, kind: int) -> None:
         """Strike off what was never finished: it was noted before it got its name. What a record names is missed."""

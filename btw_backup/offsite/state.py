@@ -181,8 +181,9 @@ class SyncState:
         torn = self._path.with_name(f"{self._path.name}.torn-{stamp_of(utc_now())}")
         files.write_whole(torn, b"\n".join(bad) + b"\n")
         files.write_whole(self._path, b"".join(line + b"\n" for line in good))
+        many = "s" if len(bad) != 1 else ""
         warn(
-            f"{self._path} had {len(bad)} line{'s' if len(bad) != 1 else ''} that could not be read, now in {torn.name}",
+            f"{self._path} had {len(bad)} line{many} that could not be read, now in {torn.name}",
             "the next sync compares all backups with the target" if lost else "",
         )
 
@@ -190,7 +191,8 @@ class SyncState:
 def _sorted_out(content: bytes) -> tuple[list[bytes], list[bytes], bool]:
     """The lines of a damaged journal that make sense, those that do not, and whether a debt may be among the latter."""
     whole, _, tail = content.rpartition(b"\n")
-    good, bad = [], []
+    good: list[bytes] = []
+    bad: list[bytes] = []
     for line in whole.split(b"\n"):
         for piece in _GLUED.split(line.rstrip(b"\r")):
             if piece:

@@ -7,7 +7,7 @@ import os
 import re
 
 from btw_backup.errors import ProgramFailed
-from btw_backup.process import Child
+from btw_backup.process import Child, locate
 from btw_backup.sources.walk import Problems
 
 _CHANGED = re.compile(
@@ -33,10 +33,11 @@ class Complaints:
         self.changed = Problems()
         self.unread = Problems()
         self._fatal = b""
+        self._prefix = os.fsencode(locate("tar")) + b": "
 
     def add(self, line: bytes) -> None:
         """Sort one line."""
-        text = line.removeprefix(b"tar: ")
+        text = line.removeprefix(self._prefix)
         if match := _CHANGED.fullmatch(text):
             self.changed.add(
                 _path(match["path"]), match["what"].decode("ascii", "replace").replace("; padding", ", and was padded")

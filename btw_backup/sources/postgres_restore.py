@@ -14,11 +14,11 @@ from psycopg import Connection, sql
 from btw_backup import log
 from btw_backup.errors import FatalUserError, ProgramFailed, WouldOverwrite
 from btw_backup.sources import postgres_server
-from btw_backup.sources.postgres_dump import contents, read, reader_of, spooled
+from btw_backup.sources.postgres_dump import read, reader_of, spooled
 from btw_backup.sources.postgres_server import Client, one_line, remedy
 
 _OF_THE_DATABASE = re.compile(rb"\d+; \d+ \d+ (?:(?:COMMENT|ACL|SECURITY LABEL) - )?DATABASE(?: PROPERTIES)? .*")
-"""The entries of ``pg_restore -l`` that are about the database itself, and not about what is in it."""
+"""The entries of ``pg_restore --create --list`` that are about the database itself, and not about what is in it."""
 
 _NAME = rb'(?:"(?:[^"]|"")*"|[^\s"]+)'
 _PIECE = re.compile(rb"""\s*(?:--[^\n]*\n|\\[^\n]*\n|(?P<statement>(?:[^;'"]|'(?:[^']|'')*'|"(?:[^"]|"")*")+);)""")
@@ -49,8 +49,8 @@ def restore_database(
         with _temporary_database(session, statements) as temporary:
             target = postgres_server.reaching(connection, temporary)
             read(dump, client, f"the restore of {name}", "--exit-on-error", f"--dbname={target}")
-            with postgres_server.connected(connection, maintenance) as other:
-                _restore_properties(other, statements, temporary)
+            with postgres_server.connected(connection, temporary) as inside:  # a comment is in the encoding from there
+                _restore_properties(inside, statements, temporary)
             _rename(session, temporary, name, replace=exists)
 
 
@@ -68,7 +68,7 @@ def _check(session: Connection, name: str, force: bool) -> bool:
 
 def _statements(dump: BinaryIO, client: Client, name: str) -> list[bytes]:
     """The statements about the database itself in `dump`, the creation first; `client_encoding` as they need it."""
-    listed = contents(dump, client, f"the reading of the dump of {name}").splitlines()
+    listed = read(dump, client, f"the reading of the dump of {name}", "--create", "--list").splitlines()
     chosen = b"\n".join(line for line in listed if _OF_THE_DATABASE.fullmatch(line))
     try:
         text = _sql_of(dump, client, chosen)
@@ -79,7 +79,7 @@ def _statements(dump: BinaryIO, client: Client, name: str) -> list[bytes]:
 
 
 def _sql_of(dump: BinaryIO, client: Client, entries: bytes) -> bytes:
-    """The SQL that creates the database, and that of `entries`, as ``pg_restore -l`` has listed them."""
+    """The SQL that creates the database, and that of `entries`, as they were listed."""
     with tempfile.NamedTemporaryFile() as listed:
         listed.write(entries + b"\n")
         listed.flush()

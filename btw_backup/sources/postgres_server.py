@@ -18,7 +18,6 @@ from psycopg import conninfo, pq
 from btw_backup import process
 from btw_backup.errors import FatalUserError, ImproperlyConfigured, MissingProgram, ProgramFailed
 
-PROGRAMS = ("pg_dump", "pg_dumpall", "pg_restore")
 FOLDERS = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin")
 """Where Debian and the packages of postgresql.org put the clients of each version."""
 
@@ -40,8 +39,8 @@ class Client:
 
     def program(self, name: str) -> str:
         """The path of the program `name`; ``BTW_PG_DUMP=/x`` in the environment wins."""
-        overridden = "BTW_" + name.upper() in os.environ
-        return process.locate(name) if overridden else f"{self.folder}/{name}"
+        path = f"{self.folder}/{name}"
+        return process.locate(name) if "BTW_" + name.upper() in os.environ or not os.path.exists(path) else path
 
     def __str__(self) -> str:
         return ".".join(map(str, self.version))
@@ -172,26 +171,28 @@ def remedy(reason: str) -> str:
 
 @cache
 def installed() -> tuple[Client, ...]:
-    """The clients of this machine, oldest first."""
-    paths = [str(path.parent) for pattern in FOLDERS for path in Path("/").glob(f"{pattern[1:]}/pg_dump")]
+    """The clients of this machine, oldest first; only one if ``BTW_PG_DUMP`` says which."""
+    if "BTW_PG_DUMP" in os.environ:
+        return (client_of(process.locate("pg_dump")),)
+    paths = [str(path) for pattern in FOLDERS for path in Path("/").glob(f"{pattern[1:]}/pg_dump")]
     try:
         first = os.path.realpath(process.locate("pg_dump"))
         if os.path.basename(first) == "pg_dump":  # Debian's is a wrapper that chooses for itself
-            paths.append(os.path.dirname(first))
+            paths.append(first)
     except MissingProgram:
         if not paths:
             raise
-    found = (client_in(path) for path in dict.fromkeys(paths))
+    found = (client_of(path) for path in dict.fromkeys(paths))
     return tuple(sorted(found, key=lambda client: client.version))
 
 
-def client_in(folder: str) -> Client:
-    """The client whose programs are in `folder`."""
-    printed = process.run([f"{folder}/pg_dump", "--version"], timeout=20).decode(errors="replace")
+def client_of(pg_dump: str) -> Client:
+    """The client that the program `pg_dump` belongs to."""
+    printed = process.run([pg_dump, "--version"], timeout=20).decode(errors="replace")
     match = re.search(r"\(PostgreSQL\) (\d+)(?:\.(\d+))?", printed)
     if not match:
-        raise FatalUserError(f"{folder}/pg_dump does not tell its version, but {printed.strip()}")
-    return Client(folder, (int(match[1]), int(match[2] or 0)))
+        raise FatalUserError(f"{pg_dump} does not tell its version, but {printed.strip()}")
+    return Client(os.path.dirname(pg_dump), (int(match[1]), int(match[2] or 0)))
 
 
 def suitable(clients: Iterable[Client], major: int) -> list[Client]:

@@ -40,7 +40,8 @@ OPTIONS = (
 )
 """The options of tar: no atime, ctime or process number, so that archives of equal trees are equal."""
 
-_ENTRY = struct.Struct("<QIIIqqqQ")
+_ENTRY = struct.Struct("<QIIIqQQQ")
+_MOMENTS = (1 << 64) - 1  # nanoseconds outgrow 64 bits in 2262, and filesystems do not
 
 
 class Tree:
@@ -147,7 +148,8 @@ def tree_rules(source: str, settings: Config) -> Rules:
 def _looks(seen: Seen) -> bytes:
     """What the fingerprint covers of one entry, besides its path."""
     _, s, folder, name = seen
-    looks = _ENTRY.pack(s.st_ino, s.st_mode, s.st_uid, s.st_gid, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_rdev)
+    times = (s.st_mtime_ns & _MOMENTS, s.st_ctime_ns & _MOMENTS)
+    looks = _ENTRY.pack(s.st_ino, s.st_mode, s.st_uid, s.st_gid, s.st_size, *times, s.st_rdev)
     if stat.S_ISLNK(s.st_mode):
         try:
             return looks + os.fsencode(os.readlink(name, dir_fd=folder))

@@ -1,0 +1,36 @@
+"""Send to off-site storage what is still owed to it.
+
+Every backup is sent when it is made. This command sends what could not be sent then, because the server
+was away or the run was interrupted. With --full it compares all of ROOT_PATH with what is off-site and
+sends what is missing there or differs, for instance after S3_URI_PREFIX was changed; it reads every backup
+once. Nothing is removed off-site because it is missing here. The exit status is 6 if something is still owed.
+
+example:
+  btw-backup sync
+"""
+
+import argparse
+
+from btw_backup import places
+from btw_backup.commands.command import Command, Context
+from btw_backup.offsite import sync
+from btw_backup.offsite.state import SYNC, SyncState
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Fill the parser."""
+    parser.add_argument("--full", action="store_true", help="compare everything, not only what is known to be owed")
+
+
+def run(context: Context, args: argparse.Namespace) -> None:
+    """Send what is owed."""
+    places.check_identity(context.root, context.config_dir)
+    names = [target.name for target in sync.targets(context.config)]
+    if args.full:
+        sync.owe_all(context.config, context.config_dir)(SYNC, "")
+    sync.send(context.config, context.config_dir, wait=context.lock_wait)
+    owed = len(SyncState(context.config_dir / sync.JOURNAL).pending())
+    context.show_one({"targets": names, "owed": owed}, "" if names else "OFFSITE = {}: backups stay on this machine only")
+
+
+COMMAND = Command("sync", "syncs ROOT_PATH with offsite storage", arguments, run)

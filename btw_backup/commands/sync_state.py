@@ -1,0 +1,43 @@
+"""Show, or empty, the journal of what is still owed to off-site storage.
+
+The journal is the file sync_state in the configuration directory. It grows by a line for each thing that
+is noted or done; --reset empties it, and refuses to while anything is owed.
+
+example:
+  btw-backup sync-state --list
+"""
+
+import argparse
+from collections.abc import Mapping
+from typing import Any
+
+from btw_backup.commands.command import Command, Context
+from btw_backup.log import printable
+from btw_backup.offsite.state import PUSH, SYNC, SyncState
+from btw_backup.offsite.sync import JOURNAL
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Fill the parser."""
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--list", action="store_true", help="list what must be synced or pushed")
+    which.add_argument("--reset", action="store_true", help="empty the journal; only if nothing must be")
+
+
+def run(context: Context, args: argparse.Namespace) -> None:
+    """Show or empty the journal."""
+    journal = SyncState(context.config_dir / JOURNAL)
+    if args.reset:
+        journal.reset()
+        context.show_one({"reset": True}, "The state was reset")
+        return
+    debts = journal.pending()
+    rows = [{"op": op, "path": debt.path} for op in (SYNC, PUSH) for debt in debts if debt.op == op]
+    context.show(rows, _line)
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    return f"Must {row['op']}: {printable(row['path'])}"
+
+
+COMMAND = Command("sync-state", "manipulates the sync state", arguments, run)

@@ -1,0 +1,90 @@
+"""The command line as a whole: help, statuses, and outputs that nobody reads."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from btw_backup import cli
+from btw_backup.commands import COMMANDS
+from tests.conftest import Installation
+
+
+def test_A01_help_names_every_command(btw: Installation) -> None:
+    text = btw("--help").out
+    for name in ("fs", "fs-init", "list", "db", "sync", "sync-state", *(command.name for command in COMMANDS)):
+        assert f"    {name} " in text
+    assert "exit status:" in text and "6  kept here" in text
+
+
+def test_A01_version(btw: Installation) -> None:
+    assert btw("--version").out == "btw_backup 3.0.0\n"
+
+
+def test_a_bare_call_prints_the_usage(btw: Installation) -> None:
+    ended = btw(status=2)
+    assert ended.err.startswith("usage: btw_backup ") and ended.out == ""
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_every_command_has_help_with_an_example(btw: Installation, command: cli.Command) -> None:
+    text = btw(command.name, "--help").out
+    assert "example:\n  btw-backup " in text, text
+
+
+def test_A03_the_default_configuration_directory(btw: Installation, source: Path) -> None:
+    btw.config_dir.rename(btw.top / ".btw-backup")
+    btw.config_dir.symlink_to(btw.top / "nowhere")
+    environment = {**os.environ, "HOME": str(btw.top), "PYTHONPATH": str(Path(__file__).parent.parent)}
+    ended = subprocess.run(
+        [sys.executable, "-m", "btw_backup", "list"], env=environment, capture_output=True, check=True, cwd=btw.top
+    )
+    assert ended.stdout == b"" and (btw.top / ".btw-backup" / "btw-backup.log").exists()
+
+
+def test_L04_every_answer_as_json_and_as_lines(btw: Installation, source: Path) -> None:
+    btw.tree(source)
+    btw("fs", source, "D")
+    [row] = json.loads(btw("list", "D", "--json").out)
+    assert row["status"] == 0 and row["dst"] == "D"
+    assert btw("-m", "list", "D").out.count("\t") == len(row) - 1
+    assert btw("list", "D", "--fields", "uid").out == f"{row['uid']}\n"
+    assert "the fields are" in btw("list", "D", "--fields", "nonsense", status=2).err
+    for words in (["sync-state", "--list"], ["config", "show"], ["explain", source], ["doctor"], ["config", "check"]):
+        json.loads(btw(*words, "--json", status=None).out)
+
+
+def test_F09_nobody_reads(btw: Installation, source: Path) -> None:
+    btw.tree(source)
+    with open("/dev/full", "wb") as full:
+        run = btw.start("fs", source, "D", stdout=full, stderr=full)
+        assert run.wait() == 0
+        run = btw.start("list", "D", stdout=full)
+        _, err = run.communicate()
+        assert run.returncode == 1 and b"Traceback" not in err
+    reader, writer = os.pipe()
+    os.close(reader)
+    run = btw.start("list", "D", stdout=writer)
+    _, err = run.communicate()
+    assert b"Traceback" not in err and b"Exception" not in err
+    command = f"exec {' '.join(map(str, run.args))} >&- 2>&-"  # type: ignore[attr-defined, union-attr]
+    ended = subprocess.run(["sh", "-c", command], env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)})
+    assert ended.returncode in (0, 1)
+
+
+def test_a_name_that_looks_like_an_option_is_a_name(btw: Installation) -> None:
+    top = btw.top / "-rf"
+    top.mkdir()
+    (top / "--help").write_text("x")
+    btw.tree(top)
+    btw("fs", top, "D")
+    btw("restore", "D", btw.top / "out")
+    assert (btw.top / "out" / "--help").read_text() == "x"
+
+
+def test_hostile_names_do_not_reach_the_terminal(btw: Installation, source: Path) -> None:
+    ended = btw("list", "no\x1b[31msuch", status=1)
+    assert "\x1b" not in ended.err
