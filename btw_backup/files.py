@@ -5,6 +5,7 @@
 """
 
 import ctypes
+import errno
 import os
 import stat
 import threading
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 TEMPORARY = ".tmp-"
+_ENTER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def temporary_name(folder: Path, name: str) -> Path:
@@ -68,6 +70,15 @@ def publish(temporary: Path, final: Path) -> None:
     """Give synced `temporary` its final name, and make that name survive. Replaces a file, never a full folder."""
     os.rename(temporary, final)
     sync_folder(final.parent)
+
+
+def exchange(one: Path, other: Path) -> None:
+    """Let two folders have each other's name, in one step that survives; OSError where the filesystem cannot."""
+    here, both = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    if ctypes.CDLL(None, use_errno=True).renameat2(here, os.fsencode(one), here, os.fsencode(other), both):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), str(other))
+    sync_folder(other.parent)
 
 
 @contextmanager
@@ -164,48 +175,46 @@ def remove(path: Path) -> None:
 
 
 def _remove_folder(top: Path) -> None:
-    """Remove a folder of any depth: what is in a folder of `top` is moved up into `top` until all is gone.
-
-    shutil.rmtree holds every level open, and gives up at a thousand.
-    """
-    number = 0
-    descriptor = os.open(top, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    """Remove a folder of any depth. shutil.rmtree holds every level open, and gives up at a thousand."""
+    current = os.open(top, _ENTER)
+    above: list[tuple[str, list[str], tuple[int, int]]] = []  # the way to where we are, with what is left to do there
+    folders = _emptied(current)
     try:
-        _open_up(descriptor, ".")
-        while names := os.listdir(descriptor):
-            for name in names:
-                if _unlinked(descriptor, name):
-                    continue
-                _open_up(descriptor, name)
-                inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=descriptor)
-                try:
-                    for below in os.listdir(inner):
-                        if not _unlinked(inner, below):
-                            _open_up(inner, below)
-                            number += 1
-                            os.rename(
-                                below, f"{TEMPORARY}{os.getpid()}-{number}", src_dir_fd=inner, dst_dir_fd=descriptor
-                            )
-                finally:
-                    os.close(inner)
-                os.rmdir(name, dir_fd=descriptor)
+        while folders or above:
+            if folders:
+                name = folders.pop()
+                inner = os.open(name, _ENTER, dir_fd=current)
+                above.append((name, folders, _identity(current)))
+                os.close(current)
+                current, folders = inner, _emptied(inner)
+            else:
+                name, folders, identity = above.pop()
+                outer = os.open("..", _ENTER, dir_fd=current)
+                os.close(current)
+                current = outer
+                if _identity(current) != identity:
+                    raise FileNotFoundError(errno.ENOENT, "it was moved while it was removed", os.fspath(top))
+                os.rmdir(name, dir_fd=current)
     finally:
-        os.close(descriptor)
+        os.close(current)
     top.rmdir()
 
 
-def _unlinked(folder: int, name: str) -> bool:
-    """Remove `name` unless it is a folder; whether it is gone."""
-    if stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
-        return False
-    os.unlink(name, dir_fd=folder)
-    return True
+def _emptied(folder: int) -> list[str]:
+    """Remove all from an open folder but its folders, which are given back, fit to be emptied."""
+    with os.scandir(folder) as entries:
+        found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+    for name, is_folder in found:
+        if not is_folder:
+            os.unlink(name, dir_fd=folder)
+        elif os.geteuid() != 0:
+            os.chmod(name, 0o700, dir_fd=folder)
+    return [name for name, is_folder in found if is_folder]
 
 
-def _open_up(folder: int, name: str) -> None:
-    """Make a folder of ours that lacks permissions one whose content can be removed; root needs none."""
-    if os.geteuid() != 0:
-        os.chmod(name, 0o700, dir_fd=folder)
+def _identity(descriptor: int) -> tuple[int, int]:
+    status = os.fstat(descriptor)
+    return status.st_dev, status.st_ino
 
 
 def sweep(folder: Path) -> None:

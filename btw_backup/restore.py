@@ -190,7 +190,8 @@ def _end(backup: Backup, complaints: Complaints, final: Path) -> None:
     if complaints.damaged:
         raise Damaged(f"{backup.address} is damaged; what could be read of it is in {final}", _OTHERS)
     if complaints.unset_count:
-        message = f"restored to {final}, but {complaints.unset_count} things are not as they were"
+        number = complaints.unset_count
+        message = f"restored to {final}, but not quite as it was: {number} thing{'s' if number > 1 else ''} failed"
         raise Incomplete(message, "" if os.geteuid() == 0 else "only root can set owners and make devices")
 
 

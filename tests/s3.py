@@ -1,4 +1,5 @@
-"""Real S3 servers on free loopback ports: moto, and s3rver where npm has put it. Import the fixtures to use them."""
+"""Real S3 servers on free loopback ports: moto, and s3rver where npm has put it. Import the
+fixtures to use them."""
 
 import os
 import socket
@@ -18,7 +19,7 @@ from botocore.client import Config as ClientConfig
 from tests.conftest import Installation
 from tests.faultproxy import FaultProxy
 
-S3RVER = Path(os.environ.get("BTW_TEST_NODE_MODULES", "/node_modules")) / ".bin" / "s3rver"
+S3RVER = Path(os.environ.get("BTW_TEST_NODE", "/")) / "node_modules" / ".bin" / "s3rver"
 SERVERS = ("moto", *(("s3rver",) if S3RVER.exists() else ()))
 
 
@@ -94,7 +95,7 @@ def _started(kind: str, folder: Path) -> tuple[subprocess.Popen[bytes], Server]:
         server = Server(port, "testkey", "testsecret")
     else:
         command = [str(S3RVER), "-a", "127.0.0.1", "-p", str(port), "-d", str(folder), "--silent", "--no-vhost-buckets"]
-        server = Server(port, "S3RVER", "S3RVER")
+        server = Server(port, "S3RVER", "S3RVER")  # no other is accepted
     log = (folder / "log").open("wb")
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     deadline = time.monotonic() + 60

@@ -251,7 +251,8 @@ def doomed(postgres: Postgres) -> Iterator[Postgres]:
 
 def nothing_kept(btw: Installation, dst: str = "d") -> bool:
     """Nothing in the dst that anybody could take for a backup, and nothing half-made."""
-    return {path.name for path in (btw.root / dst).glob("*")} <= {".lock"} and not any((btw.config_dir / ".stage").glob("*"))
+    names = {path.name for path in (btw.root / dst).rglob("*") if not path.is_dir()}
+    return names <= {".lock"} and not any((btw.config_dir / ".stage").glob("*"))
 
 
 def test_f74_a_missing_database(btw: Installation, db: Callable[..., Ended]) -> None:

@@ -11,10 +11,16 @@ PACKAGE = Path(__file__).resolve().parent.parent / "btw_backup"
 LAYERS = (
     ("cli", "__main__"),
     ("commands",),
-    ("runner", "restore", "scrub", "drill", "status", "alerts", "server", "extract", "listing", "doctor", "findings", "patient"),
+    # fmt: off
+    (
+        "runner", "restore", "scrub", "drill", "status", "alerts", "server",
+        "extract", "attributes", "selection", "staging",  # of restore
+        "listing", "explain", "doctor", "findings", "patient",
+    ),
+    # fmt: on
     ("keepers", "sources", "offsite", "retention", "places"),
     ("store", "catalogue"),
-    ("jobs", "records", "config", "settings", "example", "entries"),
+    ("jobs", "records", "config", "settings", "example", "entries", "descent"),
     ("process", "files", "locks", "log", "clock", "progress", "stream"),
     ("errors",),
 )

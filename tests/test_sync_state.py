@@ -89,7 +89,7 @@ def test_reset(path: Path) -> None:
     journal.reset()
     journal.owe("push", "a")
     assert other.pending()
-    with pytest.raises(FatalUserError, match="^cannot reset: some files must be synced or pushed$"):
+    with pytest.raises(FatalUserError, match=r"^cannot reset: some files must be synced or pushed$"):
         journal.reset()
     journal.done(journal.pending()[0])
     journal.reset()

@@ -30,7 +30,8 @@ def run(context: Context, args: argparse.Namespace) -> None:
         sync.owe_all(context.config, context.config_dir)(SYNC, "")
     sync.send(context.config, context.config_dir, wait=context.lock_wait)
     owed = len(SyncState(context.config_dir / sync.JOURNAL).pending())
-    context.show_one({"targets": names, "owed": owed}, "" if names else "OFFSITE = {}: backups stay on this machine only")
+    text = "" if names else "OFFSITE = {}: backups stay on this machine only"
+    context.show_one({"targets": names, "owed": owed}, text)
 
 
 COMMAND = Command("sync", "syncs ROOT_PATH with offsite storage", arguments, run)

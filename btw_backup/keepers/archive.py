@@ -16,6 +16,7 @@ from btw_backup.log import printable
 
 PIECE = 1 << 20
 _ZEROS = bytes(BLOCK)
+_LONGEST_SEARCH = 16 << 20  # bytes without any header at the beginning, after which it is no archive
 
 Report = Callable[[str], None]
 """Is told of damage after which the archive can be read on."""
@@ -128,6 +129,8 @@ def _header(source: _Input, report: Report) -> bytes | None:
     while True:
         block = source.block()
         lost = source.offset - len(block) - start
+        if not start and lost > _LONGEST_SEARCH or not (start or block or lost < BLOCK or zeros):
+            raise Damaged("this is no tar archive")
         if not block and not zeros:
             source.cut()
         if not block or (zeros and lost == BLOCK and block == _ZEROS):
@@ -140,8 +143,6 @@ def _header(source: _Input, report: Report) -> bytes | None:
             if lost:
                 report(f"at byte {start} of the archive there is no header: left out {lost} bytes")
             return block
-        elif source.offset == BLOCK:
-            raise Damaged("this is no tar archive")
         else:
             zeros = 0
 
@@ -151,11 +152,10 @@ def _extend(source: _Input, block: bytes, extension: Extension) -> None:
     size = headers.size_of(block)
     flag = block[156:157]
     is_name = flag in (headers.LONG_NAME, headers.LONG_LINK)
-    if size > (headers.LARGEST_NAME if is_name else headers.LARGEST_EXTENDED):
-        raise ValueError(f"an extended header is said to have {size} bytes")
     extension.length += size
-    if extension.length > headers.LARGEST_EXTENDED:
-        raise ValueError("there are too many extended headers")
+    if size > headers.LARGEST_NAME if is_name else extension.length > headers.LARGEST_EXTENDED:
+        source.skip(size + -size % BLOCK)
+        raise ValueError(f"an extended header of {size} bytes is too long")
     data = source.whole(size)
     source.skip(-size % BLOCK)
     if flag == headers.LONG_NAME:
@@ -252,7 +252,8 @@ def _pass_over(source: _Input, block: bytes, following: Extension, start: int) -
         size = headers.stored_size(block, following.records)
     except ValueError:
         size = 0
-    has_content = block[156:157] in headers.WITH_CONTENT
+    flag = block[156:157]
+    has_content = flag in headers.WITH_CONTENT or flag not in headers.KINDS  # POSIX wants unknown types to have some
     end = start + BLOCK + (size + -size % BLOCK if has_content else 0)
     source.skip(max(0, end - source.offset))
 

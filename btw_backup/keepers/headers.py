@@ -94,12 +94,12 @@ def read_records(data: bytes, into: Extension) -> None:
     """Add the records of a pax header to `into`: ``LENGTH KEYWORD=VALUE`` and a newline each."""
     at = 0
     while at < len(data):
-        space = data.index(b" ", at, at + 20)
-        if not data[at:space].isdigit():
+        space = data.find(b" ", at, at + 20)
+        if not data[at : max(at, space)].isdigit():
             raise ValueError("the length of an extended record is no number")
         end = at + int(data[at:space])
-        equals = data.index(b"=", space, end)
-        if end > len(data) or data[end - 1] != 0x0A:
+        equals = data.find(b"=", space, end)
+        if equals < 0 or end > len(data) or data[end - 1] != 0x0A:
             raise ValueError("an extended record is cut")
         _add(into, data[space + 1 : equals], data[equals + 1 : end - 1])
         at = end
@@ -228,8 +228,17 @@ def xattrs(records: Mapping[bytes, bytes]) -> dict[str, bytes]:
         elif keyword == b"RHT.security.selinux" and value:
             found.setdefault("security.selinux", value.rstrip(b"\0") + b"\0")
         elif keyword in (b"SCHILY.acl.access", b"SCHILY.acl.default") and value:
-            found[f"system.posix_acl_{keyword[len(b'SCHILY.acl.') :].decode()}"] = acl.binary(value)
+            found[f"system.posix_acl_{keyword[len(b'SCHILY.acl.') :].decode()}"] = _acl(value)
     return found
+
+
+def _acl(text: bytes) -> bytes:
+    """The ACL as the kernel takes it; one that cannot be, or names somebody unknown here, as it is: the kernel will
+    refuse it, that will be told, and the file comes back without."""
+    try:
+        return acl.binary(text)
+    except ValueError:
+        return text
 
 
 def extents_in(block: bytes, at: int, count: int) -> Extents:

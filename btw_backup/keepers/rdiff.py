@@ -16,6 +16,7 @@ from btw_backup.clock import STAMP, free_stamp, moment_of, stamp_of, utc_now
 from btw_backup.errors import Damaged, FatalUserError, NotFound, ProgramFailed
 from btw_backup.jobs import Job
 from btw_backup.keepers import Kept, Owe, Place, rdiff_delta, rdiff_program, rdiff_repository, unchanged
+from btw_backup.keepers.rdiff_change import changed, finish
 from btw_backup.keepers.rdiff_repository import Repository
 from btw_backup.keepers.rdiff_stage import Stage, staged
 from btw_backup.keepers.recording import newest_stamp, record_of
@@ -162,93 +163,76 @@ def _continuable(place: Place, owe: Owe) -> Repository | None:
     then refuses every later one (measured: 27 of 119 moments). Such a repository stays as it is: its markers tell.
     """
     repository = max(_repositories(place), key=lambda found: found.path.name, default=None)
-    if repository is None or not repository.problem():
+    if repository is None or not (why := repository.problem()):
         return repository
     if repository.interrupted and repository.has_increments:
-        _mend(repository, place, owe)
-        mended = rdiff_repository.read(repository.path)
-        if mended and not mended.problem() and _is_whole(mended):
-            log.warn(f"{repository.path}: its last session was interrupted, and was taken back")
-            return mended
-        repository = mended or repository
-    why = repository.problem() or "its newest file is damaged"
+        try:
+            return _mended(repository, place, owe)
+        except (ProgramFailed, Damaged) as error:
+            why += f", and could not be taken back ({error.message})"
     log.warn(f"{repository.path}: {why}; it is left as it is, and a new full backup is made")
     return None
 
 
-def _mend(repository: Repository, place: Place, owe: Owe) -> None:
-    """Let rdiff-backup take back the interrupted session."""
+def _mended(repository: Repository, place: Place, owe: Owe) -> Repository:
+    """Let rdiff-backup take back the interrupted session, and read what it made of it."""
     owe("sync", f"{place.dst}/{repository.path.name}/")
-    try:
-        rdiff_program.regress(repository.path, utc=repository.utc)
-    except ProgramFailed as error:
-        log.warn(f"{repository.path}: {error.message}")
-    _finish(repository.path, place)
-
-
-def _is_whole(repository: Repository) -> bool:
-    """Whether the newest file is what the metadata says, by reading it."""
-    sha1 = repository.stored(repository.sessions[-1]).sha1
-    return not sha1 or repository.sha1_of_mirror() == sha1
+    with changed(repository.path, place) as path:
+        rdiff_program.regress(path, utc=repository.utc)
+        made = rdiff_repository.read(path)
+        if made is None or made.problem():
+            raise Damaged(made.problem() if made else "nothing was left")
+        sha1 = made.stored(made.sessions[-1]).sha1
+        if sha1 and made.sha1_of_mirror() != sha1:
+            raise Damaged("its newest file is damaged")
+    log.warn(f"{repository.path}: its last session was interrupted, and was taken back")
+    return rdiff_repository.read(repository.path) or repository
 
 
 def _add_full(stage: Stage, place: Place, stamp: str, owe: Owe) -> Record:
     """Make a new repository, which gets its name when it is whole and on the disk."""
     temporary = files.temporary_name(place.folder, stamp)
     try:
-        _run_session(stage, temporary, stamp, new=True)
-        _finish(temporary, place)
+        _run_session(stage, temporary, stamp, fsync=False)
+        finish(temporary, place)
         owe("push", f"{place.dst}/{stamp}/")
         owe("push", f"{place.dst}/{FOLDER}/{stamp}.json")
         stored = _size(temporary)
         files.publish(temporary, place.folder / stamp)
-    except BaseException:
+    finally:
         files.remove(temporary)
-        raise
     return _recorded(stage, place, stamp, stamp, stored)
 
 
 def _add_incremental(stage: Stage, place: Place, repository: Repository, stamp: str, owe: Owe) -> Record:
-    """Add a session to `repository`; if that fails, bring it back at once, so that nothing half-made is sent."""
+    """Add a session to `repository`."""
     full = repository.path.name
     owe("sync", f"{place.dst}/{full}/")
-    before = _size(repository.path)
-    try:
-        _run_session(stage, repository.path, stamp, new=False)
-    except FatalUserError:
-        left = rdiff_repository.read(repository.path)
-        if left and left.interrupted and left.has_increments:
-            _mend(left, place, owe)
-        raise
-    _finish(repository.path, place)
     owe("push", f"{place.dst}/{FOLDER}/{stamp}.json")
+    before = _size(repository.path)
+    with changed(repository.path, place) as path:
+        _run_session(stage, path, stamp, fsync=path == repository.path)
     return _recorded(stage, place, stamp, full, max(0, _size(repository.path) - before))
 
 
-def _run_session(stage: Stage, path: Path, stamp: str, *, new: bool) -> None:
+def _run_session(stage: Stage, path: Path, stamp: str, *, fsync: bool) -> None:
     """Run rdiff-backup, and look whether it has stored what it was given: its exit status does not tell."""
     session = int(moment_of(stamp).timestamp())
-    repository = None if new else rdiff_repository.read(path)
+    repository = rdiff_repository.read(path)
     mirror = repository.mirror if repository else None
     # rdiff-backup takes a file of the same size and second for unchanged, and keeps no fractions of seconds
     mtime = max(session, int(mirror.stat().st_mtime) + 1 if mirror else 0)
     os.utime(stage.file, (mtime, mtime))
-    rdiff_program.back_up(stage.folder, path, session, new=new, utc=repository is None or repository.utc)
+    utc = repository is None or repository.utc
+    rdiff_program.back_up(stage.folder, path, session, fsync=fsync, utc=utc)
     made = rdiff_repository.read(path)
     if made is None or made.problem() or made.sessions[-1] != session:
-        raise Damaged(f"rdiff-backup did not complete its session in {path}", "the next run makes another backup")
+        raise Damaged("rdiff-backup did not complete its session", "the older backups are as they were; run it again")
     stored = made.stored(session)
     if (stored.size, stored.mtime) != (stage.produced.length, mtime):
         raise Damaged(
-            f"rdiff-backup did not store the new {stored.name} in {path}", "the next run makes another backup"
+            f"rdiff-backup did not store the new {stored.name}", "the older backups are as they were; run it again"
         )
-
-
-def _finish(path: Path, place: Place) -> None:
-    """Bring the repository to the disk, and give it to its owner."""
-    if place.owner:
-        files.change_owner_below(path, place.owner)
-    files.sync_tree(path)
 
 
 def _recorded(stage: Stage, place: Place, stamp: str, full: str, stored: int) -> Record:

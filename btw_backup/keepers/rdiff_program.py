@@ -26,13 +26,13 @@ def version() -> str:
     return match[0]
 
 
-def back_up(stage: Path, repository: Path, session: int, *, new: bool, utc: bool) -> None:
+def back_up(stage: Path, repository: Path, session: int, *, fsync: bool, utc: bool) -> None:
     """Add the file in the folder `stage` to `repository` as the session at `session`, in seconds since 1970.
 
     The time is given because rdiff-backup refuses a second session within a second, and does not end when the clock
-    went back. Into a `new` repository, whose name is a temporary one, it need not fsync: we do that at the end.
+    went back. Under a temporary name it need not `fsync`, which syncs all filesystems: we bring it to the disk after.
     """
-    _run(backing_up(stage, repository, session, new=new), utc)
+    _run(backing_up(stage, repository, session, fsync=fsync), utc)
 
 
 def regress(repository: Path, *, utc: bool) -> None:
@@ -42,12 +42,12 @@ def regress(repository: Path, *, utc: bool) -> None:
     _run(_command("--force", *action, str(repository)), utc)
 
 
-def backing_up(stage: Path, repository: Path, session: int, *, new: bool) -> list[str]:
+def backing_up(stage: Path, repository: Path, session: int, *, fsync: bool) -> list[str]:
     """The command line of `back_up`."""
     time = ["--current-time", str(session)]
     if not _modern():
         return _command(*time, str(stage), str(repository))
-    return _command(*time, *(["--no-fsync"] if new else []), "backup", str(stage), str(repository))
+    return _command(*time, *([] if fsync else ["--no-fsync"]), "backup", str(stage), str(repository))
 
 
 def _command(*words: str) -> list[str]:

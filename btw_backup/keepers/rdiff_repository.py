@@ -173,6 +173,11 @@ def read(path: Path) -> Repository | None:
     return Repository(path, data, markers, tuple(sorted({time for time in times if time < markers[0]} | {markers[0]})))
 
 
+def is_dated(name: str) -> bool:
+    """Whether rdiff-backup gives this name to a file of one session, which it never writes to again."""
+    return bool(_DATED.fullmatch(name))
+
+
 def _dated(folder: Path) -> Iterator[Dated]:
     try:
         names = os.listdir(folder)

@@ -136,7 +136,7 @@ class S3:
                 rows = filter(None, map(_ROW_WITH_MD5.fullmatch, output.split("\n")))
                 return next((row[1] for row in rows if row[2] == uri), "")
             if path in self._sent or self._makes_up_etags:
-                found = _KMS.search(self._run(["info", uri], LISTING_LIMIT, longest_wait=0).decode("utf-8", "replace"))
+                found = _KMS.search(self._run(["info", uri], LISTING_LIMIT, tolerant=True).decode("utf-8", "replace"))
                 self._makes_up_etags = found is not None
                 return found[1] if found else ""
         except ProgramFailed as error:
@@ -161,14 +161,17 @@ class S3:
             return error.message
         return ""
 
-    def _run(
-        self, command: Sequence[str], limit: float, stdin: int | None = None, longest_wait: int = PATIENT
-    ) -> bytes:
-        """What s3cmd printed. Raises `Unreachable` if the server seems to be gone, `ProgramFailed`."""
-        complaints = Complaints(longest_wait)
+    def _run(self, command: Sequence[str], limit: float, stdin: int | None = None, *, tolerant: bool = False) -> bytes:
+        """What s3cmd printed; if `tolerant`, also before it failed, and it need not try again.
+
+        Raises `Unreachable` if the server seems to be gone, `ProgramFailed`.
+        """
+        complaints = Complaints(longest_wait=0 if tolerant else PATIENT)
         whole = ["s3cmd", f"--config={self._config}", "--no-progress", "--encoding=UTF-8", *command]
+        accepted = range(256) if tolerant else (0,)
+        limit = min(limit, self._timeout)
         try:
-            return process.run(whole, timeout=min(limit, self._timeout), on_line=complaints.take, stdin=stdin)
+            return process.run(whole, accepted=accepted, timeout=limit, on_line=complaints.take, stdin=stdin)
         except ProgramFailed as error:
             raise complaints.explained(error) from error
 

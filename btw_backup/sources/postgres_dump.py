@@ -1,5 +1,6 @@
 """One dump of the format custom, as a file: made, looked into, compared."""
 
+import hashlib
 import io
 import os
 import stat
@@ -46,9 +47,18 @@ def digest_of_sql(dump: BinaryIO, client: Client) -> str:
     dump.seek(0)
     command = [client.program("pg_restore"), "--create", "--file=-"]
     with process.started(command, stdin=dump) as child:
-        digest = postgres_digest.of_sql(postgres_digest.lines(child.stdout))
-        postgres_server.check(child, "the comparison of dumps")
+        digest = postgres_digest.of_sql(postgres_digest.pieces(child.stdout))
+        postgres_server.check(child, "the reading of the dump")
         return digest
+
+
+def digest_of_bytes(dump: BinaryIO) -> tuple[int, str]:
+    """The length of `dump` and its SHA-256."""
+    dump.seek(0)
+    digest = hashlib.sha256()
+    while block := dump.read(BLOCK):
+        digest.update(block)
+    return dump.tell(), digest.hexdigest()
 
 
 @contextmanager
