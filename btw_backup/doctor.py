@@ -54,6 +54,7 @@ def _programs(patient: Patient) -> Iterator[Finding]:
         "tar": ("every filesystem", True),
         "setpriv": ("every program that is started", True),
         "rdiff-backup": ("type rdiff and databases", rdiff),
+        "ps": ("rdiff-backup", rdiff),
         "s3cmd": ("S3_URI_PREFIX", "S3_URI_PREFIX" in patient.general),
     }
     for program, (purpose, needed) in wanted.items():

@@ -31,6 +31,7 @@ PACKAGES = {
     "psql": "postgresql-client",
     "createdb": "postgresql-client",
     "setpriv": "util-linux",
+    "ps": "procps",
 }
 """Debian's package of each program, for the hint."""
 

@@ -24,6 +24,7 @@ from btw_backup.errors import Damaged, FatalUserError, NotFound
 from btw_backup.jobs import Job
 from btw_backup.keepers import Kept, Place, rdiff_program, rdiff_repository
 from btw_backup.keepers.rdiff import Rdiff
+from btw_backup.keepers.rdiff_change import changed
 from btw_backup.sources import Fingerprint, Produced
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -537,6 +538,42 @@ def small_disk(folder: Path, size: str) -> Iterator[None]:
         yield
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_a_filesystem_that_cannot_exchange_folders(desk: Desk, interrupted: bool) -> None:
+    """The repository is then changed in place, and mended in place."""
+    made = states(3)
+    stamps = [desk.keep(content).stamp for content in made[:2]]
+    inode = desk.full.stat().st_ino
+    if interrupted:
+        interrupt(desk, made[2], before=the_way(desk.full, stamps[-1], "marker"))
+    desk.source.path.write_bytes(made[2])
+    refused = ["strace", "-f", "-o", "/dev/null", "-e", "inject=renameat2:error=EINVAL"]
+    subprocess.run([*refused, sys.executable, "-c", RUN, str(REPOSITORY), str(desk.top)], check=True)
+    assert desk.contents() == made
+    assert desk.full.stat().st_ino == inode
+    desk.keep(made[0])
+    assert desk.contents() == [*made, made[0]]
+    assert desk.full.stat().st_ino != inode
+
+
+def test_nothing_is_shared_with_the_repository_of_before(desk: Desk) -> None:
+    """What rdiff-backup writes to in place is copied: a run that fails leaves every byte as it was."""
+    one, two = states(2)
+    desk.keep(one)
+    before = {path: path.read_bytes() for path in desk.full.rglob("*") if path.is_file()}
+    desk.source.path.write_bytes(two)
+    with pytest.raises(ZeroDivisionError), changed(desk.full, desk.place) as second:
+        stage = desk.top / "in"
+        stage.mkdir()
+        (stage / "backup.tar").write_bytes(two)
+        session = int(moment_of(desk.full.name).timestamp()) + 5
+        rdiff_program.back_up(stage, second, session, fsync=False, utc=True)
+        assert {path: path.read_bytes() for path in before} == before
+        raise ZeroDivisionError
+    assert {path: path.read_bytes() for path in desk.full.rglob("*") if path.is_file()} == before
+    assert not [path for path in desk.place.folder.iterdir() if path.name.startswith(files.TEMPORARY)]
 
 
 RUN = (

@@ -129,9 +129,9 @@ def _header(source: _Input, report: Report) -> bytes | None:
     while True:
         block = source.block()
         lost = source.offset - len(block) - start
-        if not start and lost > _LONGEST_SEARCH or not (start or block or lost < BLOCK or zeros):
+        if start == 0 and lost and (lost > _LONGEST_SEARCH or not (block or zeros)):
             raise Damaged("this is no tar archive")
-        if not block and not zeros:
+        if not (block or zeros):
             source.cut()
         if not block or (zeros and lost == BLOCK and block == _ZEROS):
             if lost > BLOCK:

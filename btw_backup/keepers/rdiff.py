@@ -227,10 +227,12 @@ def _run_session(stage: Stage, path: Path, stamp: str, *, fsync: bool) -> None:
     rdiff_program.back_up(stage.folder, path, session, fsync=fsync, utc=utc)
     made = rdiff_repository.read(path)
     if made is None or made.problem() or made.sessions[-1] != session:
-        raise Damaged("rdiff-backup did not complete its session", "the older backups are as they were; run it again")
+        raise ProgramFailed(
+            "rdiff-backup did not complete its session", "the older backups are as they were; run it again"
+        )
     stored = made.stored(session)
     if (stored.size, stored.mtime) != (stage.produced.length, mtime):
-        raise Damaged(
+        raise ProgramFailed(
             f"rdiff-backup did not store the new {stored.name}", "the older backups are as they were; run it again"
         )
 

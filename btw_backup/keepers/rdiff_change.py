@@ -1,8 +1,8 @@
 """Changing a repository wholly or not at all.
 
-rdiff-backup works in place: when it is killed or its disk fails, what is left may be beyond its own repair, and may take
-the older backups with it (a delta that could not be written, EIO: it goes on, with half of the delta in place). So it
-is given a second folder made of hard links, which takes the place of the first one in a single step.
+rdiff-backup works in place. When it is killed or its disk fails, what is left may be beyond its own repair, and may
+take the older backups with it: when a delta cannot be written (EIO) it goes on, and leaves half of that delta. So it is
+given a second folder made of hard links, which takes the place of the first one in a single step.
 """
 
 import os

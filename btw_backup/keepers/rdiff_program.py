@@ -60,4 +60,5 @@ def _modern() -> bool:
 
 
 def _run(command: list[str], utc: bool) -> None:
+    process.locate("ps")  # it is asked for the name of a pid, and on a small Debian nothing brings it
     process.run(command, env=UTC if utc else None, accepted=_WITH_WARNINGS if _modern() else (0,))
