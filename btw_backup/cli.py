@@ -106,7 +106,7 @@ def _silence(stream: object) -> None:
 
 
 def _open_log(context: Context, arguments: list[str]) -> None:
-    """Open the log file where there is a configuration directory, at its usual place without a readable configuration."""
+    """Open the log file where there is a configuration directory, at its usual place if that is unreadable."""
     if not context.config_dir.is_dir():
         return
     try:

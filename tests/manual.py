@@ -33,7 +33,9 @@ class Example:
 
 def examples(text: str) -> Iterator[Example]:
     """The blocks of shell commands in `text`, in their order."""
-    pattern = re.compile(r"^\.\. code-block:: sh\n(?:   :name: (?P<name>.+)\n)?\n(?P<body>(?:(?:   .*)?\n)+)", re.MULTILINE)
+    pattern = re.compile(
+        r"^\.\. code-block:: sh\n(?:   :name: (?P<name>.+)\n)?\n(?P<body>(?:(?:   .*)?\n)+)", re.MULTILINE
+    )
     for found in pattern.finditer(text):
         line = text.count("\n", 0, found.start("body")) + 1
         yield Example(line, found["name"] or "", textwrap.dedent(found["body"]).strip() + "\n")

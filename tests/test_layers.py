@@ -8,22 +8,22 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "btw_backup"
 
+# fmt: off
 LAYERS = (
     ("cli", "__main__"),
     ("commands",),
-    # fmt: off
     (
         "runner", "restore", "scrub", "drill", "status", "alerts", "server",
         "extract", "attributes", "selection", "staging",  # of restore
         "listing", "explain", "doctor", "findings", "patient",
     ),
-    # fmt: on
     ("keepers", "sources", "offsite", "retention", "places"),
     ("store", "catalogue"),
     ("jobs", "records", "config", "settings", "example", "entries", "descent"),
     ("process", "files", "locks", "log", "clock", "progress", "stream"),
     ("errors",),
 )
+# fmt: on
 """From the top down; a part imports from its own layer and from those below it. Every part has its place here."""
 
 ONLY_IN = {
@@ -91,7 +91,9 @@ def test_some_modules_are_imported_in_one_place_only(module: str) -> None:
 
 
 def test_all_errors_are_caught_in_few_places_only() -> None:
-    handlers = {name_of(path) for path in SOURCES for node in ast.walk(ast.parse(path.read_bytes())) if catches_all(node)}
+    handlers = {
+        name_of(path) for path in SOURCES for node in ast.walk(ast.parse(path.read_bytes())) if catches_all(node)
+    }
     assert handlers <= CATCHES_ALL.keys()
 
 
@@ -102,12 +104,19 @@ def catches_all(node: ast.AST) -> bool:
     caught = node.type.elts if isinstance(node.type, ast.Tuple) else [node.type]
     last = node.body[-1]
     passes_on = isinstance(last, ast.Raise) and last.exc is None
-    return not passes_on and any(one is None or isinstance(one, ast.Name) and one.id in ("Exception", "BaseException") for one in caught)
+    return not passes_on and any(
+        one is None or isinstance(one, ast.Name) and one.id in ("Exception", "BaseException") for one in caught
+    )
 
 
 def test_nothing_is_run_through_a_shell() -> None:
     """Whatever a file is called, no shell gets to read its name."""
-    calls = [(name_of(path), node) for path in SOURCES for node in ast.walk(ast.parse(path.read_bytes())) if isinstance(node, ast.Call)]
+    calls = [
+        (name_of(path), node)
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_bytes()))
+        if isinstance(node, ast.Call)
+    ]
     assert [name for name, call in calls if any(keyword.arg == "shell" for keyword in call.keywords)] == []
     assert [name for name, call in calls if ast.unparse(call.func) in ("os.system", "os.popen")] == []
 
@@ -115,7 +124,9 @@ def test_nothing_is_run_through_a_shell() -> None:
 def test_a_violation_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "btw_backup"
     (package / "keepers").mkdir(parents=True)
-    (package / "keepers" / "bad.py").write_text("def run() -> None:\n    from btw_backup.runner import run\n    from . import runner\n")
+    (package / "keepers" / "bad.py").write_text(
+        "def run() -> None:\n    from btw_backup.runner import run\n    from . import runner\n"
+    )
     monkeypatch.setattr(f"{__name__}.PACKAGE", package)
     assert imported_parts(package / "keepers" / "bad.py") == {"runner"}
     with pytest.raises(AssertionError, match="runner"):

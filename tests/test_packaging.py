@@ -1,4 +1,7 @@
-"""Installed by pip into an environment of its own, the command works without the checkout."""
+"""Installed by pip from a source archive into an environment of its own, the command works without the checkout.
+
+That `pip install .` does it too is seen in tests/test_readme.py.
+"""
 
 import os
 import shutil
@@ -15,10 +18,10 @@ pytestmark = pytest.mark.xdist_group("packaging")  # one installation is enough
 LEFT_OUT = shutil.ignore_patterns(".git", "__pycache__", "build", "*.egg-info", ".*_cache", "tests")
 
 
-def run(*command: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def run(*command: str | Path, cwd: str | Path = "/") -> subprocess.CompletedProcess[str]:
     """Run a program that knows nothing of the checkout."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    return subprocess.run(command, check=False, capture_output=True, text=True, cwd="/", env={**clean, **environment})
+    return subprocess.run(command, check=False, capture_output=True, text=True, cwd=cwd, env=clean)
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +30,10 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     top = tmp_path_factory.mktemp("installed")
     shutil.copytree(REPOSITORY, top / "source", ignore=LEFT_OUT)  # pip leaves its traces where it builds
     assert run("/usr/bin/python3", "-m", "venv", top / "venv").returncode == 0
-    ended = run(top / "venv/bin/pip", "install", "--disable-pip-version-check", "-q", top / "source")
+    ended = run(top / "venv/bin/python", "setup.py", "-q", "sdist", cwd=top / "source")
+    assert ended.returncode == 0, ended.stderr
+    (archive,) = (top / "source/dist").iterdir()
+    ended = run(top / "venv/bin/pip", "install", "--disable-pip-version-check", "-q", archive)
     assert ended.returncode == 0, ended.stderr
     shutil.rmtree(top / "source")
     return top / "venv/bin"

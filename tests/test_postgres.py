@@ -129,7 +129,7 @@ def test_x2_what_others_do_meanwhile_is_no_change(any_postgres: Postgres, monkey
     with filled(any_postgres):
         database = Database("shop", use(any_postgres, monkeypatch))
         first, old = dumped(database)
-        command = [any_postgres.programs / "psql", "-Xqc", "CREATE TEMP TABLE mine AS SELECT 1 AS a; SELECT pg_sleep(600)", "shop"]
+        command = [any_postgres.programs / "psql", "-Xq", "-c", "CREATE TEMP TABLE mine (a int)", "-c", "SELECT pg_sleep(60)", "shop"]
         with subprocess.Popen(command, env={**os.environ, **any_postgres.env}, stderr=subprocess.DEVNULL) as guest:
             while not any_postgres.sql("SELECT 1 FROM pg_class WHERE relname = 'mine'", "shop"):
                 time.sleep(0.05)

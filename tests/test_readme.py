@@ -72,11 +72,15 @@ def typed(machine: Path, server: Postgres, commands: str) -> subprocess.Complete
     places = {"/var/run/postgresql": server.folder} | {path: machine / folder for path, folder in PRIVATE.items()}
     mounts = "".join(f"mount --bind {folder} {path}\n" for path, folder in places.items())
     script = f"{mounts}cd {REPOSITORY}\nset -ex\n{commands}"
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PG", "VIRTUAL_ENV"))}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PG", "VIRTUAL_ENV"))
+    }
     environment |= {"HOME": "/root", "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
     # An interrupted run must not leave folders mounted, so the namespace ends with its shell.
     command = ["unshare", "--mount", "--propagation", "private", "bash", "-c", script]
-    return subprocess.run(command, check=False, capture_output=True, text=True, env=environment, stdin=subprocess.DEVNULL)
+    return subprocess.run(
+        command, check=False, capture_output=True, text=True, env=environment, stdin=subprocess.DEVNULL
+    )
 
 
 def test_examples(machine: Path, shop: Postgres) -> None:
@@ -89,4 +93,7 @@ def test_examples(machine: Path, shop: Postgres) -> None:
     differences = ["diff", "-r", "--no-dereference", machine / "etc", machine / "home/etc-restored"]
     assert subprocess.run(differences, check=False, capture_output=True, text=True).stdout == ""
     assert "# changed" not in (machine / "home/etc-first/hosts").read_text()
-    assert sorted(path.name for path in (machine / "home/etc-two-files").rglob("*") if path.is_file()) == ["hosts", "sshd_config"]
+    assert sorted(path.name for path in (machine / "home/etc-two-files").rglob("*") if path.is_file()) == [
+        "hosts",
+        "sshd_config",
+    ]

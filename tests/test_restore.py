@@ -2,14 +2,15 @@
 
 import fcntl
 import hashlib
-import io
 import json
 import os
 import pty
 import re
 import shutil
 import signal
+import struct
 import subprocess
+import termios
 import time
 from pathlib import Path
 
@@ -222,7 +223,7 @@ def test_no_stream_to_a_terminal(btw: Installation, kept: Path) -> None:
 def damaged_copy(archive: Path, how: str) -> None:
     content = bytearray(archive.read_bytes())
     if how == "cut":
-        del content[len(content) * 2 // 3 :]
+        del content[len(content) * 6 // 10 :]
     elif how == "empty":
         content.clear()
     else:
@@ -254,7 +255,7 @@ def test_damaged_archives(btw: Installation, big: Path, tmp_path: Path, compress
     assert not (tmp_path / "out").exists() and leftovers(tmp_path) == []
     whole = [p for p in (tmp_path / "out.damaged").iterdir() if not p.name.endswith(".damaged")]
     wrong = [p.name for p in whole if p.read_bytes() != (big / p.name).read_bytes()]
-    assert len(whole) >= 15 if compression != "bzip2" else True
+    assert len(whole) >= {"bzip2": 0, "xz": 5}.get(compression, 15), "a block, or a piece, is lost with the damage"
     assert len(wrong) <= (how == "flipped"), "one byte is in one file at most"
     if how == "cut":
         assert [p.name for p in (tmp_path / "out.damaged").iterdir() if p.name.endswith(".damaged")] or compression == "bzip2"
@@ -386,6 +387,7 @@ def test_a_dump_to_a_file(btw: Installation, tmp_path: Path) -> None:
 def test_progress_is_for_terminals(btw: Installation, big: Path, tmp_path: Path) -> None:
     btw("fs", big, "t")
     main, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 25, 80, 0, 0))  # tqdm shows nothing on one of no size
     process = btw.start("restore", "t", "out", stderr=terminal)
     process.communicate()
     os.close(terminal)
@@ -407,10 +409,10 @@ def test_a_million_files_take_no_memory(btw: Installation, tmp_path: Path) -> No
     (btw.root / "t").mkdir()
     peaks = []
     for count in (1000, 50_000):
-        out = io.BytesIO()
-        for number in range(count):
-            out.write(hostile.pax(mtime=b"%d.5" % number) + hostile.member(b"%d/%d" % (number // 500, number)))
-        (btw.root / "t" / "2020-01-01T00:00:00.tar").write_bytes(out.getvalue() + hostile.END)
+        with open(btw.root / "t" / "2020-01-01T00:00:00.tar", "wb") as out:
+            for number in range(count):
+                out.write(hostile.pax(mtime=b"%d.5" % number) + hostile.member(b"%d/%d" % (number // 500, number)))
+            out.write(hostile.END)
         process = btw.start("restore", "t", f"out{count}", stderr=subprocess.DEVNULL)
         _, status, usage = os.wait4(process.pid, 0)
         assert status == 0

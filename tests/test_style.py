@@ -37,7 +37,10 @@ def test_public_names_say_what_they_are() -> None:
 
 def public_nodes(module: ast.Module) -> list[ast.Module | ast.ClassDef | ast.FunctionDef]:
     """The module, and its functions and classes that have no underscore."""
-    return [module, *(node for node in module.body if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name[0] != "_")]
+    return [
+        module,
+        *(node for node in module.body if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name[0] != "_"),
+    ]
 
 
 def test_shape() -> None:

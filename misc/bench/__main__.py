@@ -45,7 +45,12 @@ class Bench:
         environment = self.environment(contender)
         shutil.rmtree(environment["STORE"], ignore_errors=True)
         os.makedirs(environment["STORE"])
-        subprocess.run(["bash", "-euo", "pipefail", "-c", contender.prepare], check=True, env=environment, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", contender.prepare],
+            check=True,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+        )
 
     def time(self, contender: Contender, scenario: str, script: str) -> None:
         """Run one command of `contender` and note what it took."""
@@ -78,7 +83,9 @@ class Bench:
         """Note what the stores hold now, on the disk."""
         for contender in self.contenders:
             du = ["du", "-s", "-B1", "--exclude=stage", self.environment(contender)["STORE"]]
-            self.sizes[contender.name].append(int(subprocess.run(du, check=True, capture_output=True).stdout.split()[0]))
+            self.sizes[contender.name].append(
+                int(subprocess.run(du, check=True, capture_output=True).stdout.split()[0])
+            )
 
     def differences(self) -> int:
         """In how many entries the restored tree is not the source."""
@@ -105,8 +112,14 @@ def say(line: str) -> None:
 
 def table(bench: Bench, scenarios: tuple[str, ...]) -> None:
     """The medians."""
-    print("\nmedian seconds, cold cache; MB stored after the first backup; peak MB of all processes, and of the largest\n")
-    print(f"{'':25}" + "".join(f"{scenario:>13}" for scenario in scenarios) + f"{'stored':>9}{'peak':>7}{'largest':>9}  restored     synced at the end")
+    print(
+        "\nmedian seconds, cold cache; MB stored after the first backup; peak MB of all processes, and of the largest\n"
+    )
+    print(
+        f"{'':25}"
+        + "".join(f"{scenario:>13}" for scenario in scenarios)
+        + f"{'stored':>9}{'peak':>7}{'largest':>9}  restored     synced at the end"
+    )
     for contender in bench.contenders:
         name = contender.name
         times = "".join(f"{bench.median(name, scenario):13.2f}" for scenario in scenarios)
@@ -127,7 +140,9 @@ def verdicts(bench: Bench) -> bool:
     for contender in bench.contenders:
         if contender.name.startswith("btw-backup"):
             held.append(bench.peak(contender.name) <= MEMORY_LIMIT * 1e6)
-            print(f"{verdict(held[-1])}  {contender.name}, peak memory: {bench.peak(contender.name) / 1e6:.0f} <= {MEMORY_LIMIT} MB")
+            print(
+                f"{verdict(held[-1])}  {contender.name}, peak memory: {bench.peak(contender.name) / 1e6:.0f} <= {MEMORY_LIMIT} MB"
+            )
     return all(held)
 
 
@@ -141,11 +156,21 @@ def arguments() -> argparse.Namespace:
     names = ", ".join(contender.name for contender in CONTENDERS)
     parser = argparse.ArgumentParser(prog="misc/bench/run", description=__doc__, epilog="Contenders: " + names)
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="how often each is measured (3)")
-    parser.add_argument("--only", action="append", default=[], metavar="NAME", help="measure contenders whose name begins so; may be repeated")
+    parser.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="measure contenders whose name begins so; may be repeated",
+    )
     parser.add_argument("--files", type=int, default=30_000, metavar="N", help="files of the tree (30000)")
     parser.add_argument("--megabytes", type=int, default=1500, metavar="M", help="size of the tree (1500)")
-    parser.add_argument("--million", action="store_true", help="instead: 1,000,000 small files, first and unchanged, one round")
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="work in DIR, use the tree that is there, and leave all behind")
+    parser.add_argument(
+        "--million", action="store_true", help="instead: 1,000,000 small files, first and unchanged, one round"
+    )
+    parser.add_argument(
+        "--keep", type=Path, metavar="DIR", help="work in DIR, use the tree that is there, and leave all behind"
+    )
     return parser.parse_args()
 
 

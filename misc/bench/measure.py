@@ -31,7 +31,11 @@ def run(script: str, environment: dict[str, str], log: Path) -> Measured:
     with open(log, "ab") as out:
         began = time.perf_counter()
         process = subprocess.Popen(
-            ["bash", "-euo", "pipefail", "-c", script], stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment
+            ["bash", "-euo", "pipefail", "-c", script],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            env=environment,
         )
         peak: list[int] = [0]
         ended = threading.Event()
