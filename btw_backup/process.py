@@ -81,6 +81,10 @@ class Child:
         assert self.process.stdout is not None
         return self.process.stdout  # type: ignore[return-value]
 
+    def has_ended(self) -> bool:
+        """Whether it has ended; does not wait."""
+        return self.process.poll() is not None
+
     def take_stdin(self) -> int:
         """The writing end of its standard input, from now on the caller's to close."""
         assert self.process.stdin is not None

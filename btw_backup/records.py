@@ -27,7 +27,7 @@ class Record:
     """What a run knew of the backup that it made.
 
     `length` and `sha256` are of the plain stream (the tar archive or the dump, before compression); `content` is the
-    digest that says whether two streams hold the same, which for a dump leaves out the time in its header. `changed`
+    digest that says whether two streams hold the same, for a dump that of the SQL it stands for. `changed`
     and `unread` list paths with the reason, the first thousand; `left_out` counts the rest. `sockets` holds what an
     archive cannot. `sequence` numbers the backups of a dst.
     """

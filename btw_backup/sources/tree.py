@@ -5,7 +5,7 @@ import os
 import stat
 import struct
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,16 +13,13 @@ from btw_backup import process, progress
 from btw_backup.config import Config
 from btw_backup.errors import FatalUserError
 from btw_backup.log import debug
-from btw_backup.sources import Fingerprint, Produced
+from btw_backup.sources import Fingerprint, Produced, relay
 from btw_backup.sources.complaints import Complaints
 from btw_backup.sources.content import archive_digest
 from btw_backup.sources.feeder import feeding, line_of
 from btw_backup.sources.filesystem import has_reliable_times
 from btw_backup.sources.rules import Rules, rules_of
 from btw_backup.sources.walk import Problems, Seen, walk
-
-BLOCK = 1 << 20
-"""How many bytes are moved at once; tar's own memory and ours stay at a few of these."""
 
 OPTIONS = (
     "--format=posix",
@@ -111,15 +108,15 @@ class Tree:
         command = ["tar", "--create", "--file=-", f"--directory={self.name}", *OPTIONS, "--files-from=-"]
         digest = hashlib.sha256()
         length = 0
+        own = out if relay.is_file(out) else None
         with (
             progress.shown(f"reading {self.name}", seen.size) as advance,
-            process.started(command, stdin=process.PIPE, on_line=complaints.add) as tar,
+            process.started(command, stdin=process.PIPE, stdout=own, on_line=complaints.add) as tar,
             feeding(tar, self._names, self.name) as feeder,
         ):
-            for block in _blocks(tar.stdout):
+            for block in relay.behind(tar, out) if own else relay.through_pipe(tar, out):
                 feeder.delivered(len(block))
                 digest.update(block)
-                out.write(block)
                 length += len(block)
                 advance(len(block))
             complaints.judge(tar)
@@ -166,14 +163,6 @@ def _socket(path: str, status: os.stat_result) -> Mapping[str, Any]:
 def _flush(write: Callable[[bytes], Any], parts: list[bytes]) -> None:
     write(b"".join(parts))
     parts.clear()
-
-
-def _blocks(stream: BinaryIO) -> Iterator[memoryview]:
-    """The stream in blocks that stay valid until the next one is asked for."""
-    buffer = bytearray(BLOCK)
-    view = memoryview(buffer)
-    while count := stream.readinto(buffer):  # type: ignore[attr-defined]
-        yield view[:count]
 
 
 def _anonymous_file(folder: Path) -> BinaryIO:
