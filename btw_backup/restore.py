@@ -242,4 +242,6 @@ def database(keeper: Keeper, backup: Backup, name: str, *, connection: str, forc
         while stream.read(PIECE):
             pass
     with _opened(keeper, backup, "restore") as stream:
-        postgres_restore.restore_database(stream, name, connection=connection, force=force)
+        beside = backup.path.parent  # has room for a dump, where the folder for temporary files may have none
+        scratch = beside if os.access(beside, os.W_OK) else None
+        postgres_restore.restore_database(stream, name, connection=connection, force=force, scratch=scratch)

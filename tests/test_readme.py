@@ -56,7 +56,7 @@ def test_manual_has_what_the_test_needs() -> None:
 
 @pytest.fixture
 def machine(tmp_path: Path, shop: Postgres) -> Iterator[Path]:
-    """The folders that become private, with a copy of /etc, and a server where root is known, with a database ``shop``."""
+    """The folders that become private, with a copy of /etc, and a server where root is known."""
     for folder in PRIVATE.values():
         (tmp_path / folder).mkdir(mode=0o755)
     subprocess.run(["cp", "-a", "/etc/.", tmp_path / "etc"], check=True)
