@@ -6,6 +6,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import BinaryIO, cast
 
+from btw_backup.errors import Damaged
+
 PIECE = 1 << 20
 DEPTH = 8
 """How many pieces may wait: enough to bridge a pause of one side, few enough to cost no memory."""
@@ -22,7 +24,10 @@ class _Ahead:
         self._left = b""
 
     def read(self, size: int = -1) -> bytes:
-        """Up to `size` bytes, b"" at the end; an error of the stream where it was met, and from then on."""
+        """Up to `size` bytes, b"" at the end; an error of the stream where it was met, and from then on.
+
+        An OSError, which who writes could take for one of its own, is raised as `Damaged`.
+        """
         if size < 0:
             return b"".join(iter(lambda: self.read(PIECE), b""))
         piece = self._left or self._next()
@@ -30,7 +35,10 @@ class _Ahead:
         return piece[:size] if self._left else piece
 
     def _next(self) -> bytes:
-        piece = self._coming[0].result()
+        try:
+            piece = self._coming[0].result()
+        except OSError as error:
+            raise Damaged(f"it cannot be read: {error.strerror or error}") from error
         if piece:
             self._coming.popleft()
             self._coming.append(self._thread.submit(self._stream.read, PIECE))

@@ -42,16 +42,34 @@ class Installation:
 
     def start(self, *args: object, env: dict[str, str] | None = None, **rest: object) -> subprocess.Popen[bytes]:
         """The command as a running process."""
-        command = [sys.executable, "-m", "btw_backup", "--config-dir", str(self.config_dir), *map(os.fspath, map(_plain, args))]
+        command = [
+            sys.executable,
+            "-m",
+            "btw_backup",
+            "--config-dir",
+            str(self.config_dir),
+            *map(os.fspath, map(_plain, args)),
+        ]
         environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "HOME": str(self.top), **(env or {})}
         options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "cwd": self.top}
         return subprocess.Popen(command, env=environment, **{**options, **rest})
 
-    def __call__(self, *args: object, status: int | None = 0, env: dict[str, str] | None = None, timeout: float = 300, **rest: object) -> Ended:
+    def __call__(
+        self,
+        *args: object,
+        status: int | None = 0,
+        env: dict[str, str] | None = None,
+        timeout: float = 300,
+        **rest: object,
+    ) -> Ended:
         """Run the command to its end and compare its exit status, unless `status` is None."""
         process = self.start(*args, env=env, **rest)
         out, err = process.communicate(timeout=timeout)
-        ended = Ended(process.returncode, (out or b"").decode(errors="surrogateescape"), (err or b"").decode(errors="surrogateescape"))
+        ended = Ended(
+            process.returncode,
+            (out or b"").decode(errors="surrogateescape"),
+            (err or b"").decode(errors="surrogateescape"),
+        )
         assert "Traceback" not in ended.err, ended.err
         assert status is None or ended.status == status, ended
         return ended

@@ -70,13 +70,17 @@ class Postgres:
         """What one of its programs prints."""
         environment = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", "PGCLIENTENCODING": "UTF8", **self.env}
         command = [self.programs / program, *args]
-        ended = subprocess.run(command, env=environment, input=stdin, capture_output=True, text=True, errors="surrogateescape")
+        ended = subprocess.run(
+            command, env=environment, input=stdin, capture_output=True, text=True, errors="surrogateescape"
+        )
         assert ended.returncode == 0, ended.stderr
         return ended.stdout
 
     def sql(self, statements: str, database: str = "postgres") -> str:
         """Execute `statements`, each for itself; the rows."""
-        return self.run("psql", "-XqAt", "-v", "ON_ERROR_STOP=1", "-d", conninfo(database), stdin=statements).rstrip("\n")
+        return self.run("psql", "-XqAt", "-v", "ON_ERROR_STOP=1", "-d", conninfo(database), stdin=statements).rstrip(
+            "\n"
+        )
 
     def dump(self, database: str, *options: str) -> str:
         """All that is in `database`, as SQL that is the same for the same content."""
@@ -88,9 +92,21 @@ class Postgres:
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
-        command = ["setpriv", "--pdeathsig", "QUIT", "--", self.programs / "postgres", "-D", self.folder / "data", "-k", self.folder]
+        command = [
+            "setpriv",
+            "--pdeathsig",
+            "QUIT",
+            "--",
+            self.programs / "postgres",
+            "-D",
+            self.folder / "data",
+            "-k",
+            self.folder,
+        ]
         with open(self.folder / "log", "ab") as log:
-            self.process = subprocess.Popen(command, cwd="/", stdin=subprocess.DEVNULL, stdout=log, stderr=log, **_unprivileged())
+            self.process = subprocess.Popen(
+                command, cwd="/", stdin=subprocess.DEVNULL, stdout=log, stderr=log, **_unprivileged()
+            )
         deadline = time.monotonic() + 30
         while subprocess.run([self.programs / "pg_isready", "-q", "-h", self.folder], check=False).returncode:
             assert self.process.poll() is None and time.monotonic() < deadline, (self.folder / "log").read_text()
@@ -124,13 +140,17 @@ def postgres_server(programs: Path) -> Iterator[Postgres]:
             shutil.chown(folder, "nobody", "nogroup")
         options = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"]
         command = [programs / "initdb", "-D", folder / "data", *options]
-        subprocess.run(command, check=True, capture_output=True, cwd="/", env={"PATH": os.environ["PATH"]}, **_unprivileged())
+        subprocess.run(
+            command, check=True, capture_output=True, cwd="/", env={"PATH": os.environ["PATH"]}, **_unprivileged()
+        )
         with open(folder / "data" / "postgresql.conf", "a") as file:
             file.write(CONFIGURATION)
         (folder / "data" / "pg_hba.conf").write_text("local all guarded scram-sha-256\nlocal all all trust\n")
         server = Postgres(folder, programs)
         server.start()
-        server.sql(f"CREATE ROLE guarded SUPERUSER LOGIN PASSWORD '{PASSWORD}'; CREATE ROLE owner; CREATE ROLE weak LOGIN")
+        server.sql(
+            f"CREATE ROLE guarded SUPERUSER LOGIN PASSWORD '{PASSWORD}'; CREATE ROLE owner; CREATE ROLE weak LOGIN"
+        )
         try:
             yield server
         finally:

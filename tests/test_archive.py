@@ -109,7 +109,9 @@ def test_names_and_times_of_gnu_tar(tmp_path: Path) -> None:
         assert found[b"owners/4294967294"].uid == 2**32 - 2
         precise = format_ == "posix"
         assert found[b"times/2 _write"].mtime == (-999_999_999 if precise else -1_000_000_000)
-        assert found[b"times/3 mkdir"].mtime == -2_000_000_000_123_456_789 // 10**9 * 10**9 + (876_543_211 if precise else 0)
+        assert found[b"times/3 mkdir"].mtime == -2_000_000_000_123_456_789 // 10**9 * 10**9 + (
+            876_543_211 if precise else 0
+        )
         assert found[b"holes/nothing but a hole"].extents == ()
         assert found[b"nodes/high"].device == (300, 70_000)
 
@@ -150,10 +152,18 @@ def test_attributes() -> None:
     assert entry.xattrs["user.a=b%"] == b"\0=\n"
     assert entry.xattrs["user.empty"] == b""
     assert entry.xattrs["security.selinux"] == b"system_u:object_r:etc_t:s0\0"
-    expected = "02000000 01000600ffffffff 02000400e8030000 04000500ffffffff 0800010000000000 10000700ffffffff 20000000ffffffff"
+    expected = (
+        "02000000 01000600ffffffff 02000400e8030000 04000500ffffffff 0800010000000000 10000700ffffffff 20000000ffffffff"
+    )
     assert entry.xattrs["system.posix_acl_access"] == bytes.fromhex(expected)
     assert entry.xattrs["system.posix_acl_default"] == acl.binary(b"u::rwx\ng::r-x\no::r-x\n")
-    assert set(entry.xattrs) == {"user.a=b%", "user.empty", "security.selinux", "system.posix_acl_access", "system.posix_acl_default"}
+    assert set(entry.xattrs) == {
+        "user.a=b%",
+        "user.empty",
+        "security.selinux",
+        "system.posix_acl_access",
+        "system.posix_acl_default",
+    }
 
 
 @pytest.mark.parametrize(
@@ -188,8 +198,20 @@ def test_numbers(text: bytes, value: int) -> None:
 
 
 def test_global_headers_hold_until_they_are_replaced() -> None:
-    archive = pax(b"g", mtime=b"5", uid=b"7") + member(b"a") + pax(uid=b"8") + member(b"b") + pax(b"g", mtime=b"6") + member(b"c") + END
-    assert [(e.path, e.mtime // 10**9, e.uid) for e in entries_of(archive)] == [(b"a", 5, 7), (b"b", 5, 8), (b"c", 6, 7)]
+    archive = (
+        pax(b"g", mtime=b"5", uid=b"7")
+        + member(b"a")
+        + pax(uid=b"8")
+        + member(b"b")
+        + pax(b"g", mtime=b"6")
+        + member(b"c")
+        + END
+    )
+    assert [(e.path, e.mtime // 10**9, e.uid) for e in entries_of(archive)] == [
+        (b"a", 5, 7),
+        (b"b", 5, 8),
+        (b"c", 6, 7),
+    ]
 
 
 def test_content_that_is_not_read_is_passed_over() -> None:
@@ -240,7 +262,12 @@ def test_something_behind_the_end() -> None:
 
 
 def test_every_cut_is_noticed() -> None:
-    archive = pax(mtime=b"1.5") + member(b"a", data=b"a" * 1000) + old_sparse(b"s", [(0, 4)], 9, b"data") + member(b"d/", b"5")
+    archive = (
+        pax(mtime=b"1.5")
+        + member(b"a", data=b"a" * 1000)
+        + old_sparse(b"s", [(0, 4)], 9, b"data")
+        + member(b"d/", b"5")
+    )
     for at in range(0, len(archive) + 1, 64):
         with pytest.raises(Damaged, match="cut|no tar"):
             read(archive[:at])
@@ -264,7 +291,12 @@ def test_an_unknown_acl_does_not_lose_the_file() -> None:
 
 
 ARCHIVE = (
-    pax(mtime=b"-5.25", path=b"p" * 200, SCHILY__xattr__user__x=b"1", SCHILY__acl__access=b"user::rwx\ngroup::r-x\nother::r-x\n")
+    pax(
+        mtime=b"-5.25",
+        path=b"p" * 200,
+        SCHILY__xattr__user__x=b"1",
+        SCHILY__acl__access=b"user::rwx\ngroup::r-x\nother::r-x\n",
+    )
     + member(b"short", data=b"x" * 700)
     + member(b"L", b"L", b"n" * 150 + b"\0")
     + member(b"n", b"2", link=b"target")
@@ -279,7 +311,9 @@ ARCHIVE = (
 
 
 @settings(max_examples=1500, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, len(ARCHIVE) - 1), st.integers(0, 255)), min_size=1, max_size=8), st.booleans())
+@given(
+    st.lists(st.tuples(st.integers(0, len(ARCHIVE) - 1), st.integers(0, 255)), min_size=1, max_size=8), st.booleans()
+)
 def test_any_bytes_give_entries_or_damage(changes: list[tuple[int, int]], fix: bool) -> None:
     archive = bytearray(ARCHIVE)
     for at, byte in changes:

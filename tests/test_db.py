@@ -53,7 +53,9 @@ def test_a08_a_database(btw: Installation, db: Callable[..., Ended], shop: Postg
     assert (ended.out, ended.err) == ("", "")
     (dump,) = (btw.root / "db/shop").glob("*/shop.dump")
     assert STAMP.fullmatch(dump.parent.name) and listed(btw, "db/shop") == [dump.parent.name]
-    assert b"TABLE DATA sales item" in subprocess.run(["pg_restore", "-l", dump], check=True, capture_output=True).stdout
+    assert (
+        b"TABLE DATA sales item" in subprocess.run(["pg_restore", "-l", dump], check=True, capture_output=True).stdout
+    )
     shop.sql("CREATE DATABASE back")
     shop.run("pg_restore", "--exit-on-error", "-d", "back", str(dump))
     assert shop.dump("back") == shop.dump("shop")
@@ -82,7 +84,9 @@ def test_a09_the_globals(btw: Installation, db: Callable[..., Ended]) -> None:
         (("shop", "../x"), "not a usable destination: .*"),
     ],
 )
-def test_a09_arguments_that_make_no_sense(btw: Installation, db: Callable[..., Ended], args: tuple[str, ...], message: str) -> None:
+def test_a09_arguments_that_make_no_sense(
+    btw: Installation, db: Callable[..., Ended], args: tuple[str, ...], message: str
+) -> None:
     complained(db(*args, status=1), message)
     assert [path.name for path in btw.root.iterdir() if path.name[0] != "."] == []
 
@@ -123,7 +127,9 @@ def test_a10_unchanged_globals(btw: Installation, any_postgres: Postgres) -> Non
 
 
 @pytest.mark.parametrize("what", ["shop", "-g"])
-def test_a10_what_the_old_script_left_is_compared_with(btw: Installation, db: Callable[..., Ended], shop: Postgres, what: str) -> None:
+def test_a10_what_the_old_script_left_is_compared_with(
+    btw: Installation, db: Callable[..., Ended], shop: Postgres, what: str
+) -> None:
     """A repository of rdiff-backup with a dump, and no record."""
     stage = btw.top / "stage"
     stage.mkdir()
@@ -185,42 +191,62 @@ def folders(btw: Installation, dst: str = "all") -> set[str]:
 
 def test_b12_excluded_databases(btw: Installation, db: Callable[..., Ended], shop: Postgres) -> None:
     shop.sql("CREATE DATABASE test_one")
-    (btw.config_dir / "global.py").write_text(f"EXCLUDE = ['test_*', 'postgres']\nCONNECTION = 'host={shop.folder} user=postgres'\n")
+    (btw.config_dir / "global.py").write_text(
+        f"EXCLUDE = ['test_*', 'postgres']\nCONNECTION = 'host={shop.folder} user=postgres'\n"
+    )
     btw("db", "--all", "all")
     assert folders(btw) == {"global", "shop"}
 
 
-def test_m06_one_that_fails_does_not_stop_the_others(btw: Installation, db: Callable[..., Ended], shop: Postgres) -> None:
+def test_m06_one_that_fails_does_not_stop_the_others(
+    btw: Installation, db: Callable[..., Ended], shop: Postgres
+) -> None:
     shop.sql("CREATE DATABASE bad; CREATE DATABASE global")
     shop.sql("CREATE TABLE t (); ALTER DATABASE bad CONNECTION LIMIT 0", "bad")
     shop.sql("GRANT pg_read_all_data TO weak")
     ended = db("--all", "all", status=1, PGUSER="weak")
     shop.sql("REVOKE pg_read_all_data FROM weak")
     assert folders(btw) == {"global", "postgres"}, "shop has a large object, which pg_read_all_data does not let read"
-    assert re.search(r'^\S+: bad: cannot reach the database bad: .*too many connections for database "bad"$', ended.err, re.MULTILINE)
+    assert re.search(
+        r'^\S+: bad: cannot reach the database bad: .*too many connections for database "bad"$', ended.err, re.MULTILINE
+    )
     assert re.search(r"^\S+: global: a database cannot be called global: ", ended.err, re.MULTILINE)
-    assert re.search(r"^\S+: shop: the dump of the database shop failed: .*permission denied for large object", ended.err, re.MULTILINE)
+    assert re.search(
+        r"^\S+: shop: the dump of the database shop failed: .*permission denied for large object",
+        ended.err,
+        re.MULTILINE,
+    )
 
 
 # which client
 
 
-def test_b12_an_old_client_first_on_path_is_not_used(btw: Installation, db: Callable[..., Ended], tmp_path: Path) -> None:
+def test_b12_an_old_client_first_on_path_is_not_used(
+    btw: Installation, db: Callable[..., Ended], tmp_path: Path
+) -> None:
     for name in ("pg_dump", "pg_restore", "pg_dumpall"):
-        program(tmp_path / "old" / name, "echo \"$0 (PostgreSQL) 9.6.1\"; exit 1")
+        program(tmp_path / "old" / name, 'echo "$0 (PostgreSQL) 9.6.1"; exit 1')
     db("shop", "d", PATH=f"{tmp_path}/old:{os.environ['PATH']}")
     assert json.loads(btw("list", "--json", "d").out)[0]["stamp"]
 
 
-def test_b12_a_newer_server_is_an_error_that_says_so(btw: Installation, any_postgres: Postgres, postgres: Postgres) -> None:
+def test_b12_a_newer_server_is_an_error_that_says_so(
+    btw: Installation, any_postgres: Postgres, postgres: Postgres
+) -> None:
     """Debian's client alone, and a server of each version."""
-    ended = btw("db", "postgres", "d", status=None, env={**any_postgres.env, "BTW_PG_DUMP": postgres.clients["BTW_PG_DUMP"]})
+    ended = btw(
+        "db", "postgres", "d", status=None, env={**any_postgres.env, "BTW_PG_DUMP": postgres.clients["BTW_PG_DUMP"]}
+    )
     if any_postgres.programs == postgres.programs:
         assert ended.status == 0
         return
     major = any_postgres.sql("SHOW server_version").partition(".")[0]
     assert ended.status == 1
-    complained(ended, rf"the server is PostgreSQL {major}, and the newest client here is 15\.\d+, which cannot read it", "postgresql-client-")
+    complained(
+        ended,
+        rf"the server is PostgreSQL {major}, and the newest client here is 15\.\d+, which cannot read it",
+        "postgresql-client-",
+    )
 
 
 def test_l13_a_client_can_be_named(btw: Installation, db: Callable[..., Ended], shop: Postgres, tmp_path: Path) -> None:
@@ -264,7 +290,9 @@ def test_f74_no_server(btw: Installation, tmp_path: Path) -> None:
     began = time.monotonic()
     for what in ("shop", "-g", "--all"):
         ended = btw("db", what, "d", status=1, env={"PGHOST": str(tmp_path)})
-        complained(ended, ".*cannot reach the (database shop|PostgreSQL server): .*No such file or directory.*", "PGHOST")
+        complained(
+            ended, ".*cannot reach the (database shop|PostgreSQL server): .*No such file or directory.*", "PGHOST"
+        )
     assert time.monotonic() - began < 15 and nothing_kept(btw)
 
 
@@ -275,9 +303,17 @@ def test_f74_a_host_that_does_not_answer(btw: Installation) -> None:
 
 
 def test_f74_no_permission(btw: Installation, db: Callable[..., Ended]) -> None:
-    complained(db("shop", "d", status=1, PGUSER="weak"), "the dump of the database shop failed: .*permission denied for .*", "pg_read_all_data")
-    complained(db("-g", "d", status=1, PGUSER="weak"), "the dump of the globals failed: .*permission denied for table pg_authid.*", "pg_read_all_data")
-    complained(db("shop", "d", status=1, PGUSER="nobody_at_all"), ".*role \"nobody_at_all\" does not exist", "PGUSER")
+    complained(
+        db("shop", "d", status=1, PGUSER="weak"),
+        "the dump of the database shop failed: .*permission denied for .*",
+        "pg_read_all_data",
+    )
+    complained(
+        db("-g", "d", status=1, PGUSER="weak"),
+        "the dump of the globals failed: .*permission denied for table pg_authid.*",
+        "pg_read_all_data",
+    )
+    complained(db("shop", "d", status=1, PGUSER="nobody_at_all"), '.*role "nobody_at_all" does not exist', "PGUSER")
     assert nothing_kept(btw)
 
 
@@ -333,7 +369,9 @@ def test_f74_the_server_dies_in_the_middle(btw: Installation, doomed: Postgres) 
 
 
 def test_f03_pg_dump_is_killed(btw: Installation, doomed: Postgres) -> None:
-    ended = while_pg_dump_waits(btw, doomed, lambda: [os.kill(pid, signal.SIGKILL) for pid in pg_dumps_of(doomed)] and None)
+    ended = while_pg_dump_waits(
+        btw, doomed, lambda: [os.kill(pid, signal.SIGKILL) for pid in pg_dumps_of(doomed)] and None
+    )
     assert ended.status == 1 and nothing_kept(btw)
     complained(ended, "the dump of the database shop failed: pg_dump was killed by SIGKILL")
 
@@ -375,18 +413,28 @@ def test_f74_a_full_disk(btw: Installation, shop: Postgres) -> None:
 
 
 @pytest.mark.parametrize("how", ["PGPASSWORD", "PGPASSFILE", ".pgpass"])
-def test_a_password_is_used_and_not_shown(btw: Installation, db: Callable[..., Ended], shop: Postgres, how: str) -> None:
+def test_a_password_is_used_and_not_shown(
+    btw: Installation, db: Callable[..., Ended], shop: Postgres, how: str
+) -> None:
     file = btw.top / ".pgpass"
     file.write_text(f"*:*:*:guarded:{PASSWORD}\n")
     file.chmod(0o600)
-    env = {"PGPASSWORD": {"PGPASSWORD": PASSWORD, "HOME": "/nowhere"}, "PGPASSFILE": {"PGPASSFILE": str(file), "HOME": "/"}, ".pgpass": {}}[how]
+    env = {
+        "PGPASSWORD": {"PGPASSWORD": PASSWORD, "HOME": "/nowhere"},
+        "PGPASSFILE": {"PGPASSFILE": str(file), "HOME": "/"},
+        ".pgpass": {},
+    }[how]
     ended = db("--all", "all", PGUSER="guarded", **env)
     assert folders(btw) == {"global", "postgres", "shop"} and ended.err == ""
     assert PASSWORD not in (btw.config_dir / "btw-backup.log").read_text()
 
 
 def test_a_wrong_password(btw: Installation, db: Callable[..., Ended]) -> None:
-    complained(db("shop", "d", status=1, PGUSER="guarded", PGPASSWORD="wrong s3cret"), ".*password authentication failed.*", ".pgpass")
+    complained(
+        db("shop", "d", status=1, PGUSER="guarded", PGPASSWORD="wrong s3cret"),
+        ".*password authentication failed.*",
+        ".pgpass",
+    )
     complained(db("shop", "d", status=1, PGUSER="guarded"), ".*no password supplied", ".pgpass")
     assert "s3cret" not in (btw.config_dir / "btw-backup.log").read_text()
 
@@ -406,7 +454,9 @@ def test_g11_restore_into_a_new_database(btw: Installation, db: Callable[..., En
     btw("restore", "d", "--database", "shop2", env=shop.env)
     assert shop.dump("shop2") == before
     shop.sql("DROP TABLE sales.item CASCADE", "shop")
-    complained(btw("restore", "d", "--database", "shop", env=shop.env, status=1), "there is a database shop already", "--force")
+    complained(
+        btw("restore", "d", "--database", "shop", env=shop.env, status=1), "there is a database shop already", "--force"
+    )
     btw("restore", "d", "--database", "shop", "--force", env=shop.env)
     assert shop.dump("shop") == before and shop.databases() == {"postgres", "shop", "shop2"}
 

@@ -20,7 +20,10 @@ def test_B20_prediction_is_the_result(btw: Installation, source: Path) -> None:
         kept = restored.is_symlink() or restored.exists()
         assert verdict["kept"] == kept, verdict
     [verdict] = json.loads(btw("explain", source / "x.pyc", "--json").out)
-    assert (verdict["file"], verdict["line"]) == (str(folder / "config.py"), 1 + (folder / "config.py").read_text().splitlines().index('  "*.pyc",'))
+    assert (verdict["file"], verdict["line"]) == (
+        str(folder / "config.py"),
+        1 + (folder / "config.py").read_text().splitlines().index('  "*.pyc",'),
+    )
     assert "*.pyc" in verdict["rule"]
     text = btw("explain", source / "etc" / "tagged" / "inner").out
     assert "left out" in text and "NOBACKUP-TAG" in text

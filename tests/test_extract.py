@@ -27,7 +27,16 @@ from btw_backup.keepers.archive import members
 from tests import hostile, torture
 from tests.conftest import REPOSITORY, tree_differences
 
-TAR = ["tar", "--format=posix", "--pax-option=delete=atime,delete=ctime", "-S", "--acls", "--xattrs", "--xattrs-include=*", "--numeric-owner"]
+TAR = [
+    "tar",
+    "--format=posix",
+    "--pax-option=delete=atime,delete=ctime",
+    "-S",
+    "--acls",
+    "--xattrs",
+    "--xattrs-include=*",
+    "--numeric-owner",
+]
 RENAME_EXCHANGE = 2
 
 
@@ -76,7 +85,9 @@ def test_the_torture_tree(tmp_path: Path) -> None:
     assert used < 1 << 20
 
 
-@pytest.mark.parametrize("options", [["--format=gnu"], ["--format=posix", "--sort=inode"], ["--format=posix", "--no-recursion"]])
+@pytest.mark.parametrize(
+    "options", [["--format=gnu"], ["--format=posix", "--sort=inode"], ["--format=posix", "--no-recursion"]]
+)
 def test_other_orders_and_formats(tmp_path: Path, options: list[str]) -> None:
     tree = tmp_path / "tree"
     for name in ("a/b/c", "a/b/d", "e/f"):
@@ -84,7 +95,9 @@ def test_other_orders_and_formats(tmp_path: Path, options: list[str]) -> None:
         (tree / name / "file").write_text(name)
     for path in tree.rglob("*"):
         os.utime(path, (0, 10**9))
-    names = sorted((os.fsencode(p.relative_to(tree)) for p in tree.rglob("*")), reverse=True)  # folders after what is in them
+    names = sorted(
+        (os.fsencode(p.relative_to(tree)) for p in tree.rglob("*")), reverse=True
+    )  # folders after what is in them
     chosen = b"\0".join(names) if "--no-recursion" in options else b"."
     command = ["tar", *options, "-C", tree, "--null", "-T", "-", "-cf", "-"]
     archive = subprocess.run(command, input=chosen, check=True, capture_output=True).stdout
@@ -136,7 +149,10 @@ def test_nothing_is_inherited_from_folders_that_were_there(tmp_path: Path) -> No
     top.mkdir()
     os.chown(top, 0, 4711)
     os.chmod(top, 0o2755)
-    value = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *e) for e in [(1, 7, 2**32 - 1), (2, 7, 9), (4, 7, 2**32 - 1), (16, 7, 2**32 - 1), (32, 0, 2**32 - 1)])
+    value = struct.pack("<I", 2) + b"".join(
+        struct.pack("<HHI", *e)
+        for e in [(1, 7, 2**32 - 1), (2, 7, 9), (4, 7, 2**32 - 1), (16, 7, 2**32 - 1), (32, 0, 2**32 - 1)]
+    )
     os.setxattr(top, "system.posix_acl_default", value)
     with extraction(top, fresh=False) as (made, complaints):
         made.write(file(b"file", 0o640), content(b"x"))
@@ -155,7 +171,11 @@ def test_what_is_there_stays_unless_forced(tmp_path: Path) -> None:
     top = tmp_path / "there"
     (top / "folder").mkdir(parents=True)
     (top / "file").write_text("old")
-    archive = hostile.member(b"file", data=b"new") + hostile.member(b"file", data=b"newer") + hostile.member(b"other", data=b"1")
+    archive = (
+        hostile.member(b"file", data=b"new")
+        + hostile.member(b"file", data=b"newer")
+        + hostile.member(b"other", data=b"1")
+    )
     archive += hostile.member(b"other", data=b"2") + hostile.member(b"folder", data=b"file") + hostile.END
     complaints = extract(archive, top, fresh=False)
     assert {path for path, _ in complaints.unset} == {b"file", b"folder"}
@@ -195,7 +215,10 @@ def test_a_full_disk_ends_it(tmp_path: Path) -> None:
     subprocess.run(["mount", "-o", "loop", image, mount], check=True)
     try:
         with pytest.raises(OSError, match="No space left") as caught:
-            extract(b"".join(hostile.member(b"f%d" % n, data=b"x" * 1_000_000) for n in range(12)) + hostile.END, mount / "out")
+            extract(
+                b"".join(hostile.member(b"f%d" % n, data=b"x" * 1_000_000) for n in range(12)) + hostile.END,
+                mount / "out",
+            )
         assert caught.value.errno == errno.ENOSPC
     finally:
         subprocess.run(["umount", mount], check=True)
@@ -222,7 +245,12 @@ def test_restoring_as_somebody_else(tmp_path: Path) -> None:
         for entry, data in members(io.BytesIO(archive), complaints.is_damaged):
             made.write(entry, data)
         made.finish()
-        os.write(writing, json.dumps([complaints.unset_count, complaints.damaged, [os.fsdecode(p) for p, _ in complaints.unset[:900]]]).encode())
+        os.write(
+            writing,
+            json.dumps(
+                [complaints.unset_count, complaints.damaged, [os.fsdecode(p) for p, _ in complaints.unset[:900]]]
+            ).encode(),
+        )
         os._exit(0)
     os.close(writing)
     with open(reading) as pipe:
@@ -294,7 +322,9 @@ def test_hostile_archives(btw: object, tmp_path: Path) -> None:
         assert status == 0 or error.startswith("-c: "), (name, error)
     statuses = {name: status for name, status, *_ in results}
     for name, status in statuses.items():
-        if name.startswith(("dots", "absolute", "prefix", "pax path", "through", "cut", "hard link out", "hard link by dots")):
+        if name.startswith(
+            ("dots", "absolute", "prefix", "pax path", "through", "cut", "hard link out", "hard link by dots")
+        ):
             assert status == 5, (name, status)
 
 

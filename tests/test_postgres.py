@@ -129,9 +129,19 @@ def test_x2_what_others_do_meanwhile_is_no_change(any_postgres: Postgres, monkey
     with filled(any_postgres):
         database = Database("shop", use(any_postgres, monkeypatch))
         first, old = dumped(database)
-        command = [any_postgres.programs / "psql", "-Xq", "-c", "CREATE TEMP TABLE mine (a int)", "-c", "SELECT pg_sleep(60)", "shop"]
+        command = [
+            any_postgres.programs / "psql",
+            "-Xq",
+            "-c",
+            "CREATE TEMP TABLE mine (a int)",
+            "-c",
+            "SELECT pg_sleep(60)",
+            "shop",
+        ]
         with subprocess.Popen(command, env={**os.environ, **any_postgres.env}, stderr=subprocess.DEVNULL) as guest:
-            while not any_postgres.sql("SELECT 1 FROM pg_class WHERE relname = 'mine'", "shop"):
+            while guest.poll() is None and not any_postgres.sql(
+                "SELECT 1 FROM pg_class WHERE relname = 'mine'", "shop"
+            ):
                 time.sleep(0.05)
             any_postgres.sql("VACUUM ANALYZE; REINDEX DATABASE shop; CHECKPOINT", "shop")
             second, new = dumped(database)
@@ -147,7 +157,14 @@ def test_rows_that_look_like_the_random_word_count(size: int) -> None:
         script = head.encode() + b"SET x = 1;\n" * 30 + row + f"\\unrestrict {word}\n".encode()
         return postgres_digest.of_sql(split(script, size))
 
-    rows = (b"", b"\\restrict x\n", b"\\restrict y\n", b"\\unrestrict x\n", b"-- Dumped by pg_dump version 1\n", b"\\restrict " + b"y" * 63 + b"\n")
+    rows = (
+        b"",
+        b"\\restrict x\n",
+        b"\\restrict y\n",
+        b"\\unrestrict x\n",
+        b"-- Dumped by pg_dump version 1\n",
+        b"\\restrict " + b"y" * 63 + b"\n",
+    )
     seen = {digest("a" * 63, row) for row in rows}
     assert seen == {digest("aB1" * 20, row) for row in rows} and len(seen) == len(rows)
 
@@ -170,7 +187,9 @@ def test_a_pipe_gets_what_a_file_gets(shop: Postgres, monkeypatch: pytest.Monkey
     assert Globals(f"host={shop.folder} user=postgres").produce(everything).length == len(everything.getvalue())
 
 
-def test_a_compressed_file_is_not_taken_for_a_file(shop: Postgres, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_compressed_file_is_not_taken_for_a_file(
+    shop: Postgres, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """Its fileno is that of the file that it unpacks."""
     database = Database("shop", use(shop, monkeypatch))
     _, content = dumped(database)
@@ -184,7 +203,12 @@ def test_programs(any_postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> No
     programs = database.programs()
     version = any_postgres.sql("SHOW server_version")
     assert programs == {"pg_dump": version.split()[0], "postgresql": version}
-    assert (database.kind, database.name, database.file_name, database.fingerprint()) == ("db", "postgres", "postgres.dump", None)
+    assert (database.kind, database.name, database.file_name, database.fingerprint()) == (
+        "db",
+        "postgres",
+        "postgres.dump",
+        None,
+    )
     everything = Globals(f"host={any_postgres.folder} user=postgres")
     assert (everything.kind, everything.name, everything.file_name) == ("globals", "global", "global.sql.bz2")
     assert everything.fingerprint() is None and "pg_dumpall" in everything.programs()
@@ -192,7 +216,15 @@ def test_programs(any_postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.parametrize(
     ("name", "safe"),
-    [("shop", "shop"), ("a/b", "a%2Fb"), ("50%", "50%25"), (".x", "%2Ex"), ("a\nb", "a%0Ab"), ("naïve ☃", "naïve ☃"), ("..", "%2E.")],
+    [
+        ("shop", "shop"),
+        ("a/b", "a%2Fb"),
+        ("50%", "50%25"),
+        (".x", "%2Ex"),
+        ("a\nb", "a%0Ab"),
+        ("naïve ☃", "naïve ☃"),
+        ("..", "%2E."),
+    ],
 )
 def test_names_are_safe_for_files(name: str, safe: str) -> None:
     assert safe_name(name) == safe
@@ -217,7 +249,9 @@ def test_b12_the_client_of_the_servers_own_version_is_the_best() -> None:
 def test_b12_only_older_clients_is_an_error_that_says_what_to_install() -> None:
     with pytest.raises(ProgramFailed) as raised:
         suitable(clients("13.4", "15.18"), 18)
-    assert raised.value.message == "the server is PostgreSQL 18, and the newest client here is 15.18, which cannot read it"
+    assert (
+        raised.value.message == "the server is PostgreSQL 18, and the newest client here is 15.18, which cannot read it"
+    )
     assert "postgresql-client-18" in raised.value.hint
 
 
@@ -246,7 +280,9 @@ def programs_of_all_versions_printed() -> str:
 # the connection
 
 
-@pytest.mark.parametrize("connection", ["host=/x password=s3cret", "postgresql://me:s3cret@db/shop", "sslpassword=s3cret"])
+@pytest.mark.parametrize(
+    "connection", ["host=/x password=s3cret", "postgresql://me:s3cret@db/shop", "sslpassword=s3cret"]
+)
 def test_a_password_in_the_connection_is_refused_and_not_repeated(connection: str) -> None:
     with pytest.raises(ImproperlyConfigured, match="must not hold a") as raised:
         postgres_server.reaching(connection, "shop")
@@ -262,7 +298,9 @@ def test_a_name_cannot_become_a_connection(monkeypatch: pytest.MonkeyPatch) -> N
     """libpq takes a dbname with = in it for a whole connection string."""
     assert "dbname=host=evil " in postgres_server.reaching("host=/x", "host=evil") + " "
     assert "dbname='a host=evil' " in postgres_server.reaching("host=/x", "a host=evil") + " "
-    assert postgres_server.reaching("postgresql://u@h:7/other?sslmode=require", "shop").startswith("user=u dbname=shop host=h port=7")
+    assert postgres_server.reaching("postgresql://u@h:7/other?sslmode=require", "shop").startswith(
+        "user=u dbname=shop host=h port=7"
+    )
     monkeypatch.setenv("PGDATABASE", "mine")
     assert "dbname=mine" in postgres_server.reaching("")
 
@@ -293,7 +331,9 @@ def test_g11_a_restored_database_equals(any_postgres: Postgres, monkeypatch: pyt
         restored(any_postgres, monkeypatch, "shop2", content)
         assert any_postgres.dump("shop2") == any_postgres.dump("shop")
         created, before = (any_postgres.dump(name, "--create", "--schema-only") for name in ("shop2", "shop"))
-        assert set(created.replace("shop2", "shop").splitlines()) == set(before.splitlines()), "owner, comment, rights, settings"
+        assert set(created.replace("shop2", "shop").splitlines()) == set(before.splitlines()), (
+            "owner, comment, rights, settings"
+        )
         assert any_postgres.databases() == {"postgres", "shop", "shop2"}
 
 
@@ -310,7 +350,9 @@ def test_g11_a_stream_will_do(shop: Postgres, monkeypatch: pytest.MonkeyPatch) -
     assert shop.dump("shop2") == shop.dump("shop")
 
 
-@pytest.mark.parametrize("name", ["we'ird \"; DROP DATABASE shop; --", "host=evil", "postgresql://x", "ünï", "a\nb", "UPPER"])
+@pytest.mark.parametrize(
+    "name", ["we'ird \"; DROP DATABASE shop; --", "host=evil", "postgresql://x", "ünï", "a\nb", "UPPER"]
+)
 def test_g11_odd_names(shop: Postgres, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """From an oddly named one into an oddly named one."""
     connection = use(shop, monkeypatch)
@@ -350,7 +392,9 @@ def test_g11_force_replaces_even_with_somebody_in_it(shop: Postgres, monkeypatch
     shop.sql("DROP TABLE sales.item CASCADE; CREATE TABLE worthless ()", "shop")
     command = [shop.programs / "psql", "-Xqc", "SELECT pg_sleep(60)", "shop"]
     with subprocess.Popen(command, env={**os.environ, **shop.env}, stderr=subprocess.PIPE) as guest:
-        while not shop.sql("SELECT 1 FROM pg_stat_activity WHERE query LIKE '%pg_sleep(6%' AND pid <> pg_backend_pid()"):
+        while not shop.sql(
+            "SELECT 1 FROM pg_stat_activity WHERE query LIKE '%pg_sleep(6%' AND pid <> pg_backend_pid()"
+        ):
             time.sleep(0.05)
         restored(shop, monkeypatch, "shop", content, force=True)
         assert guest.wait(timeout=20) != 0

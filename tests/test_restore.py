@@ -104,7 +104,10 @@ def test_something_is_at_the_target(btw: Installation, kept: Path, tmp_path: Pat
     btw("restore", "t", "empty")
     assert tree_differences(kept, tmp_path / "empty") == ""
     ended = btw("restore", "t", "no/such/folder", status=1)
-    assert ended.err == f"btw_backup: there is no folder {tmp_path / 'no/such'}\nbtw_backup: hint: mkdir -p {tmp_path / 'no/such'}\n"
+    assert (
+        ended.err
+        == f"btw_backup: there is no folder {tmp_path / 'no/such'}\nbtw_backup: hint: mkdir -p {tmp_path / 'no/such'}\n"
+    )
 
 
 def test_an_empty_mount_point_and_a_link_to_an_empty_folder(btw: Installation, kept: Path, tmp_path: Path) -> None:
@@ -124,7 +127,10 @@ def test_an_empty_mount_point_and_a_link_to_an_empty_folder(btw: Installation, k
 
 def test_paths(btw: Installation, kept: Path, tmp_path: Path) -> None:
     btw("restore", "t", "one", "--path", "etc/hosts")
-    assert sorted(p.relative_to(tmp_path / "one") for p in (tmp_path / "one").rglob("*")) == [Path("etc"), Path("etc/hosts")]
+    assert sorted(p.relative_to(tmp_path / "one") for p in (tmp_path / "one").rglob("*")) == [
+        Path("etc"),
+        Path("etc/hosts"),
+    ]
     assert (tmp_path / "one" / "etc").stat().st_mtime_ns == 1_600_000_000_123_456_789
     btw("restore", "t", "two", "--path", "./etc/deep/", "--path", str(kept / "link"))
     assert sorted(p.name for p in (tmp_path / "two").rglob("*")) == ["deep", "etc", "file", "link"]
@@ -258,7 +264,9 @@ def test_damaged_archives(btw: Installation, big: Path, tmp_path: Path, compress
     assert len(whole) >= {"bzip2": 0, "xz": 5}.get(compression, 15), "a block, or a piece, is lost with the damage"
     assert len(wrong) <= (how == "flipped"), "one byte is in one file at most"
     if how == "cut":
-        assert [p.name for p in (tmp_path / "out.damaged").iterdir() if p.name.endswith(".damaged")] or compression == "bzip2"
+        assert [
+            p.name for p in (tmp_path / "out.damaged").iterdir() if p.name.endswith(".damaged")
+        ] or compression == "bzip2"
     btw("restore", "t", "out", status=5)
     assert (tmp_path / "out.damaged.1").is_dir()
     (tmp_path / "there").mkdir()
@@ -299,7 +307,12 @@ def test_killed_and_repeated(btw: Installation, big: Path, tmp_path: Path) -> No
 
 
 def test_leftovers_of_the_living_and_of_others_stay(btw: Installation, kept: Path, tmp_path: Path) -> None:
-    names = {"dead": ".tmp-999999-out", "alive": ".tmp-999998-out", "other": ".tmp-999999-elsewhere", "theirs": ".tmp-999997-out"}
+    names = {
+        "dead": ".tmp-999999-out",
+        "alive": ".tmp-999998-out",
+        "other": ".tmp-999999-elsewhere",
+        "theirs": ".tmp-999997-out",
+    }
     for name in names.values():
         (tmp_path / name / "inner").mkdir(parents=True)
     os.chown(tmp_path / names["theirs"], 1000, 1000)
@@ -399,7 +412,9 @@ def test_progress_is_for_terminals(btw: Installation, big: Path, tmp_path: Path)
 def test_names_are_shown_without_harm(btw: Installation, tmp_path: Path) -> None:
     (btw.root / "t").mkdir()
     evil = b"../\x1b[31mred\n\xff"
-    (btw.root / "t" / "2020-01-01T00:00:00.tar").write_bytes(hostile.member(evil) + hostile.member(b"fine") + hostile.END)
+    (btw.root / "t" / "2020-01-01T00:00:00.tar").write_bytes(
+        hostile.member(evil) + hostile.member(b"fine") + hostile.END
+    )
     error = btw("restore", "t", "out", status=5).err
     assert "\x1b" not in error and re.search(r"\.\./\\x1b\[31mred\\n\\xff", error)
 

@@ -134,7 +134,11 @@ def _attributes(folder: Path) -> None:
     os.setxattr(folder / "file", "user.long", b"v" * 2000)
     os.chmod(folder / "program", 0o755)
     os.setxattr(folder / "program", "security.capability", struct.pack("<5I", 0x02000001, 1 << 10, 0, 0, 0))
-    _set_acl(folder / "listed", "access", [(1, 6, -1), (2, 4, 1000), (2, 7, 3_000_000), (4, 5, -1), (8, 1, 77), (16, 7, -1), (32, 0, -1)])
+    _set_acl(
+        folder / "listed",
+        "access",
+        [(1, 6, -1), (2, 4, 1000), (2, 7, 3_000_000), (4, 5, -1), (8, 1, 77), (16, 7, -1), (32, 0, -1)],
+    )
     (folder / "default").mkdir()
     _set_acl(folder / "default", "default", [(1, 7, -1), (2, 6, 1000), (4, 5, -1), (16, 7, -1), (32, 1, -1)])
     _write(folder / "default" / "inherits")
@@ -143,7 +147,9 @@ def _attributes(folder: Path) -> None:
 
 
 def _set_acl(path: Path, kind: str, entries: list[tuple[int, int, int]]) -> None:
-    value = struct.pack("<I", ACL_VERSION) + b"".join(struct.pack("<HHI", tag, bits, who & 0xFFFFFFFF) for tag, bits, who in entries)
+    value = struct.pack("<I", ACL_VERSION) + b"".join(
+        struct.pack("<HHI", tag, bits, who & 0xFFFFFFFF) for tag, bits, who in entries
+    )
     os.setxattr(path, f"system.posix_acl_{kind}", value)
 
 
@@ -161,7 +167,17 @@ def _modes(folder: Path) -> None:
 
 
 def _times(folder: Path) -> None:
-    moments = (-1, -1_000_000_000, -999_999_999, -2_000_000_000_123_456_789, 0, 1, 999_999_999, 2**31 * 10**9 + 5, 16_725_225_600 * 10**9 + 123)
+    moments = (
+        -1,
+        -1_000_000_000,
+        -999_999_999,
+        -2_000_000_000_123_456_789,
+        0,
+        1,
+        999_999_999,
+        2**31 * 10**9 + 5,
+        16_725_225_600 * 10**9 + 123,
+    )
     make: tuple[Callable[[Path], None], ...] = (_write, Path.mkdir)
     for number, moment in enumerate(moments):
         for how in make:

@@ -12,7 +12,10 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 
 @dataclass(frozen=True)
 class Measured:
-    """Seconds; the highest sum of the resident memory of all processes, sampled; that of the largest single one."""
+    """Seconds; the highest sum of the resident memory of all processes, and of the largest single one, both sampled.
+
+    Not `ru_maxrss`: it begins with the memory of the process that forked, which was this one, and said 109 MB for tar.
+    """
 
     seconds: float
     memory: int
@@ -37,27 +40,27 @@ def run(script: str, environment: dict[str, str], log: Path) -> Measured:
             stderr=out,
             env=environment,
         )
-        peak: list[int] = [0]
+        peak = [0, 0]
         ended = threading.Event()
         sampler = threading.Thread(target=sample, args=(process.pid, peak, ended))
         sampler.start()
-        _, status, usage = os.wait4(process.pid, 0)
+        process.wait()
         seconds = time.perf_counter() - began
-        process.returncode = os.waitstatus_to_exitcode(status)
         ended.set()
         sampler.join()
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, script, stderr=log.read_text(errors="replace")[-2000:])
-    return Measured(seconds, peak[0], usage.ru_maxrss * 1024)
+    return Measured(seconds, *peak)
 
 
 def sample(top: int, peak: list[int], ended: threading.Event) -> None:
     """Note the highest memory of `top` and its descendants until `ended`; 30 times a second costs all the same 1 %."""
     while not ended.wait(0.03):
-        peak[0] = max(peak[0], memory_of(top))
+        sizes = memory_of(top)
+        peak[:] = max(peak[0], sum(sizes)), max(peak[1], *sizes)
 
 
-def memory_of(top: int) -> int:
+def memory_of(top: int) -> list[int]:
     """The resident memory of `top` and all its descendants; pages that they share are counted for each."""
     parents = {}
     for entry in os.listdir("/proc"):
@@ -70,7 +73,7 @@ def memory_of(top: int) -> int:
         more = {pid for pid, (parent, _) in parents.items() if parent in family} - family
         family |= more
         grown = bool(more)
-    return sum(parents[pid][1] for pid in family if pid in parents)
+    return [parents[pid][1] for pid in family if pid in parents] or [0]
 
 
 def stat_of(pid: str) -> list[str]:
