@@ -39,26 +39,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt)
     log.PROG = _prog()
+    _open_closed_outputs()
+    status = _run(sys.argv[1:] if arguments is None else list(arguments))
     try:
-        status = _run(sys.argv[1:] if arguments is None else list(arguments))
         sys.stdout.flush()
-    except BrokenPipeError:
-        status = 1
-    if sys.stdout.closed or status == 1:
-        _silence(sys.stdout)
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError):
+            log.warn(f"cannot write the answer: {error.strerror}")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else the interpreter complains at its end
+        status = status or 1
     return status
 
 
+def _open_closed_outputs() -> None:
+    """Under some callers standard output or error is closed: what is said there goes nowhere then."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - to the end of the process
+
+
 def _run(arguments: list[str]) -> int:
-    args = build_parser().parse_args(arguments)
-    command: Command = args.command
-    progress.JSON_LINES, progress.QUIET = args.json_progress, args.quiet
-    context = Context(command, args)
     try:
+        args = build_parser().parse_args(arguments)
+        command: Command = args.command
+        progress.JSON_LINES, progress.QUIET = args.json_progress, args.quiet
+        context = Context(command, args)
         _open_log(context, arguments)
         command.run(context, args)
-        log.debug("ended with 0")
-        return 0
+        status = 0
+    except SystemExit as end:  # argparse has said what it had to say
+        return int(end.code or 0)
     except FatalUserError as error:
         log.warn(error.message, error.hint)
         status = error.status
@@ -66,7 +76,7 @@ def _run(arguments: list[str]) -> int:
         log.warn(str(interrupted))
         status = interrupted.status
     except BrokenPipeError:
-        raise
+        status = 1  # whoever read the answer had enough
     except (OSError, MemoryError) as error:
         log.warn(_system_message(error))
         status = 1
@@ -95,14 +105,6 @@ def _system_message(error: OSError | MemoryError) -> str:
         return "out of memory"
     where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
     return f"{where}{error.strerror or error}"
-
-
-def _silence(stream: object) -> None:
-    """Keep the interpreter from complaining at its end about an output that nobody reads."""
-    try:
-        sys.stdout.flush()
-    except (OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _open_log(context: Context, arguments: list[str]) -> None:

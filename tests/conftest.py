@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,3 +121,21 @@ def tmpfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", folder], check=True)
     yield folder
     subprocess.run(["umount", "-l", folder], check=True)
+
+
+def peak_memory(process: subprocess.Popen[bytes]) -> int:
+    """The most memory that `process` had resident, in KiB, sampled to its end; it must end well.
+
+    Not ru_maxrss, which begins with the memory of the process that forked: ours.
+    """
+    peak = 0
+    while process.poll() is None:
+        try:
+            text = Path(f"/proc/{process.pid}/status").read_text()
+        except OSError:
+            break
+        lines = [line for line in text.splitlines() if line.startswith("VmHWM")]
+        peak = max([peak, *(int(line.split()[1]) for line in lines)])
+        time.sleep(0.005)
+    assert process.wait() == 0
+    return peak

@@ -81,7 +81,7 @@ PARTS = {"synopsis": synopsis, "settings": settings, "status": status}
 
 def part(text: str, name: str) -> str:
     """What stands in `text` as the part `name`."""
-    return text.split(f"\n.. {name}\n")[1].split(f"\n.. end of {name}\n")[0].strip("\n")
+    return text.split(f"\n.. {name}\n")[1].split(f"\n.. end of {name}\n", maxsplit=1)[0].strip("\n")
 
 
 def written(text: str) -> str:

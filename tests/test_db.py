@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from btw_backup.clock import STAMP
-from tests.conftest import Ended, Installation
+from tests.conftest import Ended, Installation, peak_memory
 from tests.servers import PASSWORD, Postgres, any_postgres, conninfo, filled, postgres, postgres_server, shop
 
 __all__ = ["any_postgres", "postgres", "shop"]
@@ -480,9 +480,6 @@ def test_memory_does_not_grow_with_the_database(btw: Installation, shop: Postgre
     shop.sql("CREATE TABLE big (x text); INSERT INTO big SELECT repeat('0123456789', 20000000)", "shop")
     if shutil.disk_usage(btw.top).free < 2 << 30:
         pytest.fail("2 GB are needed")
-    script = "import resource, sys; from btw_backup.cli import main; s = main(); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss); sys.exit(s)"
-    command = [os.sys.executable, "-c", script, "--config-dir", btw.config_dir, "db", "shop", "d"]  # type: ignore[attr-defined]
-    environment = {**os.environ, **shop.env, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
     for _ in range(2):
-        ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-        assert int(ended.stdout.split()[-1]) < 150_000, ended.stdout
+        run = btw.start("db", "shop", "d", env=shop.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        assert peak_memory(run) < 150_000

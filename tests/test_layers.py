@@ -105,7 +105,7 @@ def catches_all(node: ast.AST) -> bool:
     last = node.body[-1]
     passes_on = isinstance(last, ast.Raise) and last.exc is None
     return not passes_on and any(
-        one is None or isinstance(one, ast.Name) and one.id in ("Exception", "BaseException") for one in caught
+        one is None or (isinstance(one, ast.Name) and one.id in ("Exception", "BaseException")) for one in caught
     )
 
 

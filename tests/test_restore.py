@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests import hostile, torture
-from tests.conftest import Installation, tree_differences
+from tests.conftest import Installation, peak_memory, tree_differences
 
 
 @pytest.fixture
@@ -428,8 +428,5 @@ def test_a_million_files_take_no_memory(btw: Installation, tmp_path: Path) -> No
             for number in range(count):
                 out.write(hostile.pax(mtime=b"%d.5" % number) + hostile.member(b"%d/%d" % (number // 500, number)))
             out.write(hostile.END)
-        process = btw.start("restore", "t", f"out{count}", stderr=subprocess.DEVNULL)
-        _, status, usage = os.wait4(process.pid, 0)
-        assert status == 0
-        peaks.append(usage.ru_maxrss)
+        peaks.append(peak_memory(btw.start("restore", "t", f"out{count}", stderr=subprocess.DEVNULL)))
     assert peaks[1] < peaks[0] + 10_000 and peaks[1] < 150_000

@@ -19,7 +19,7 @@ _WITH_WARNINGS = (0, 2, 8, 10)
 @cache
 def version() -> str:
     """``2.2.2``."""
-    said = process.run([NAME, "--version"], timeout=60).decode("utf-8", "replace")
+    said = process.run([NAME, "--version"], timeout=600).decode("utf-8", "replace")
     match = re.search(r"\d+(\.\d+)+\S*", said)
     if match is None:
         raise ProgramFailed(f"{NAME} --version does not tell its version: {said.strip()!r:.80}")
