@@ -16,7 +16,9 @@ from btw_backup import files
 from btw_backup.attributes import Complaints, Dresser, is_fatal
 from btw_backup.descent import Descent, Folder
 from btw_backup.entries import Entry, Kind
+from btw_backup.errors import FatalUserError
 from btw_backup.log import printable
+from btw_backup.stream import Behind
 
 DAMAGED = b".damaged"
 
@@ -45,6 +47,7 @@ class Extraction:
         self._fresh = fresh
         self._force = force
         self._descent = Descent(top, fresh, lambda file, entry, new: self._dresser.dress(file, entry, new=new))
+        self._behind = Behind()
         self._written: set[int] = set()
         self.count = 0
 
@@ -68,10 +71,12 @@ class Extraction:
 
     def finish(self) -> None:
         """Give the folders that are still open their attributes, the top at last. Leaves `top` open."""
+        self._behind.finish()
         self._descent.finish()
 
     def close(self) -> None:
         """Close what is open but `top`; what was not finished stays without its attributes."""
+        self._behind.close()
         self._descent.close()
 
     def _write_folder(self, entry: Entry) -> None:
@@ -136,11 +141,18 @@ class Extraction:
         except FileExistsError:
             os.unlink(making, dir_fd=at)  # in a fresh folder all is ours, and elsewhere that name is
             descriptor = os.open(making, flags, 0o600, dir_fd=at)
+        if self._fresh and entry.extents is None and self._behind.has_room(entry.size):
+            self._write_behind(folder, name, descriptor, entry, content)
+        else:
+            self._write_now(folder, making, descriptor, entry, content)
+
+    def _write_now(self, folder: Folder, making: bytes, descriptor: int, entry: Entry, content: Content) -> None:
+        at = folder.descriptor
         try:
             _fill(descriptor, entry, content)
             self._dresser.dress(descriptor, entry, new=folder.known)
-            if making is not name:
-                self._move_in(folder, making, name, entry)
+            if not self._fresh:
+                self._move_in(folder, making, entry)
         except OSError:
             os.unlink(making, dir_fd=at)
             raise
@@ -150,9 +162,36 @@ class Extraction:
         finally:
             os.close(descriptor)
 
-    def _move_in(self, folder: Folder, making: bytes, name: bytes, entry: Entry) -> None:
+    def _write_behind(self, folder: Folder, name: bytes, descriptor: int, entry: Entry, content: Content) -> None:
+        """Have another thread do it, with all of the content in memory. The folder can be left before it is done:
+        neither content nor attributes of a file touch its folder."""
+        pieces: list[memoryview] = []
+        try:
+            for piece in content:
+                pieces.append(piece)
+        except BaseException:
+            _fill(descriptor, entry, pieces)
+            self._set_aside(folder, name, descriptor, entry)
+            os.close(descriptor)
+            raise
+        known = folder.known
+
+        def job() -> None:
+            try:
+                _fill(descriptor, entry, pieces)
+                self._dresser.dress(descriptor, entry, new=known)
+            except OSError as error:
+                if is_fatal(error):
+                    raise
+                raise FatalUserError(f"{printable(entry.path)} cannot be written: {error.strerror}") from error
+            finally:
+                os.close(descriptor)
+
+        self._behind.put(entry.size, job)
+
+    def _move_in(self, folder: Folder, making: bytes, entry: Entry) -> None:
         """Give a finished file its name in a folder that is not ours alone."""
-        at = folder.descriptor
+        at, name = folder.descriptor, entry.path.rpartition(b"/")[2]
         if self._force or hash(entry.path) in self._written:
             os.rename(making, name, src_dir_fd=at, dst_dir_fd=at)
         else:

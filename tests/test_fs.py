@@ -312,7 +312,8 @@ def test_F07_signals_end_cleanly(btw: Installation, source: Path, number: int, s
     btw.tree(source)
     (source / "large").write_bytes(os.urandom(200 << 20))
     run = btw.start("fs", source, "D")
-    time.sleep(0.6)
+    while not litter(btw) and run.poll() is None:
+        time.sleep(0.02)
     run.send_signal(number)
     began = time.monotonic()
     _, err = run.communicate(timeout=30)
