@@ -4,6 +4,7 @@ import os
 import random
 import shutil
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 
 REAL = Path("/usr")
@@ -17,14 +18,14 @@ def make(tree: Path, files: int, size: int) -> None:
     Where /usr has too few, a file is taken again, with a first line that makes it another.
     """
     chance = random.Random(20261121)
-    found = sorted(real_files())
+    found = sorted(real_files(), key=lambda file: (file[0].parent, file[0]))
     noisy = max(1, files // 50)
     budget = int(size * (1 - INCOMPRESSIBLE))
     taken = 0
     round_, order = 0, list[tuple[Path, int]]()
     for done in range(files - noisy):
         if not order:
-            round_, order = round_ + 1, chance.sample(found, len(found))
+            round_, order = round_ + 1, by_whole_folders(found, chance)
         # What is taken grows evenly, give or take a twentieth: one huge file at the end would miss the size.
         path, length = order.pop()
         while order and taken + length > budget * done // (files - noisy) + size // 20:
@@ -35,6 +36,12 @@ def make(tree: Path, files: int, size: int) -> None:
         target = tree / "noise" / f"{number % 20}" / f"{number}.bin"
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(chance.randbytes(max(0, size - taken) // noisy))
+
+
+def by_whole_folders(found: list[tuple[Path, int]], chance: random.Random) -> list[tuple[Path, int]]:
+    """`found` in a random order of their folders: single files by chance would make a tree of nearly empty folders."""
+    folders = [list(files) for _, files in groupby(found, lambda file: file[0].parent)]
+    return [file for files in chance.sample(folders, len(folders)) for file in files]
 
 
 def real_files() -> Iterator[tuple[Path, int]]:
