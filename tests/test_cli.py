@@ -24,7 +24,7 @@ def test_A01_version(btw: Installation) -> None:
     assert btw("--version").out == "btw_backup 3.0.0\n"
 
 
-def test_a_bare_call_prints_the_usage(btw: Installation) -> None:
+def test_X6_a_bare_call_prints_the_usage(btw: Installation) -> None:
     ended = btw(status=2)
     assert ended.err.startswith("usage: btw_backup ") and ended.out == ""
 

@@ -212,7 +212,7 @@ def test_B18_missing_empty_and_shrunk(btw: Installation, source: Path) -> None:
     assert len(archives(btw)) == 2
 
 
-def test_A19_owner_of_what_is_made(btw: Installation, source: Path) -> None:
+def test_X6_A19_owner_of_what_is_made(btw: Installation, source: Path) -> None:
     btw.tree(source)
     for number, (text, owner) in enumerate(
         [("nobody", (65534, 0)), ("65534:65534", (65534, 65534)), ("root", (0, 0)), ("daemon:bin", (1, 2))]
@@ -224,7 +224,7 @@ def test_A19_owner_of_what_is_made(btw: Installation, source: Path) -> None:
     assert "no such user" in btw("fs", "-u", "nosuchuser", source, "D", status=2).err
 
 
-def test_A20_dst_stays_inside(btw: Installation, source: Path) -> None:
+def test_X6_A20_dst_stays_inside(btw: Installation, source: Path) -> None:
     btw.tree(source)
     for dst in ("/abs", "../elsewhere", "a/../../b", ".", "", ".hidden"):
         assert btw("fs", source, dst, status=1).err.count("\n") <= 2
@@ -249,7 +249,7 @@ def test_A21_nothing_is_open_to_others(btw: Installation, source: Path) -> None:
     assert [p for p in open_ones if stat.S_IMODE(p.stat().st_mode) & 0o077] == []
 
 
-def test_A25_two_at_once(btw: Installation, source: Path) -> None:
+def test_X4_A25_two_at_once(btw: Installation, source: Path) -> None:
     btw.tree(source)
     runs = [btw.start("fs", source, "D") for _ in range(3)]
     for run in runs:
@@ -267,7 +267,7 @@ def test_two_versions_in_one_second_have_two_stamps(btw: Installation, source: P
     assert len({archive.name for archive in archives(btw)}) == 3
 
 
-def test_F04_locked_by_another(btw: Installation, source: Path) -> None:
+def test_X4_F04_locked_by_another(btw: Installation, source: Path) -> None:
     btw.tree(source)
     os.mkfifo(btw.top / "fifo")
     btw("fs", source, "D")
@@ -411,3 +411,56 @@ def test_C06_random_data_is_not_inflated(btw: Installation, source: Path) -> Non
     (source / "text").write_text("".join(f"line {n} of a text\n" for n in range(500_000)))
     btw("fs", source, "D")
     assert archives(btw)[1].stat().st_size < (source / "text").stat().st_size * 0.4
+
+
+def test_X13_a_hole_costs_nothing_and_attributes_come_back(btw: Installation, source: Path) -> None:
+    btw.tree(source, extra='COMPRESSION = "none"\n')
+    with open(source / "hole", "wb") as file:
+        file.truncate(200 << 20)
+    os.setxattr(source / "etc" / "hosts", "user.colour", b"green")
+    btw("fs", source, "D")
+    assert archives(btw)[0].stat().st_size < 1 << 20
+    btw("restore", "D", btw.top / "out")
+    assert tree_differences(source, btw.top / "out") == ""
+    assert (btw.top / "out" / "hole").stat().st_blocks == 0
+
+
+@pytest.mark.parametrize(
+    ("ending", "said"),
+    [
+        ('kill -9 "$$"', "tar was killed by SIGKILL"),
+        ("echo 'tar: -: Cannot write: No space left on device' >&2; exit 2", "No space left on device"),
+        ("exit 2", "tar exited with status 2"),
+        ("exit 126", "tar exited with status 126"),
+    ],
+)
+def test_X13_F03_what_a_failing_tar_wrote_is_no_backup(btw: Installation, source: Path, ending: str, said: str) -> None:
+    """The archive itself is whole: what counts is how tar ended."""
+    broken = btw.top / "tar"
+    broken.write_text(f'#!/bin/sh\n/usr/bin/tar "$@"\n{ending}\n')
+    broken.chmod(0o755)
+    for type_ in ("tar", "rdiff"):
+        copy = btw.top / f"copy-{type_}"
+        subprocess.run(["cp", "-a", source, copy], check=True)
+        btw.tree(copy, type_, name=type_)
+        ended = btw("fs", copy, type_, status=1, env={"BTW_TAR": str(broken)})
+        assert said in ended.err and ended.err.count("\n") == 1
+        assert archives(btw, type_) == [] and not litter(btw)
+        btw("fs", copy, type_)
+        assert len(archives(btw, type_)) == 1
+
+
+def test_A28_an_archive_of_the_old_script_is_compared_with(btw: Installation, source: Path) -> None:
+    btw.tree(source)
+    place = btw.root / "D"
+    place.mkdir()
+    subprocess.run(["tar", "-C", source, "-cjpf", place / "2016-05-05T10:00:00.tbz", "."], check=True)
+    assert btw("list", "D").out == "2016-05-05T10:00:00.tbz\n"
+    btw("fs", source, "D")
+    assert btw("list", "D").out == "2016-05-05T10:00:00.tbz\n"
+    assert (place / "log.txt").read_text().endswith(": no change in the data to be backed up: dropping backup\n")
+    (source / "etc" / "hosts").write_text("changed\n")
+    btw("fs", source, "D")
+    assert btw("list", "D").out.startswith("2016-05-05T10:00:00.tbz\n20") and len(archives(btw)) == 2
+    btw("restore", "D@first", btw.top / "out")
+    assert (btw.top / "out" / "etc" / "hosts").read_text() == "127.0.0.1 localhost\n"

@@ -90,7 +90,7 @@ def test_pushes_files_and_folders(btw: Installation, offsite: Bucket) -> None:
     assert owed(btw) == []
 
 
-def test_full(btw: Installation, offsite: Bucket) -> None:
+def test_a15_full(btw: Installation, offsite: Bucket) -> None:
     """A15: everything, although nothing was owed."""
     for number in range(30):
         write(btw, f"www/deep/{number % 3}/{number}", b"%d" % number)
@@ -125,7 +125,7 @@ def test_etags_at_the_edges(tmp_path: Path, size: int) -> None:
     assert parts == f"{hashlib.md5(digests).hexdigest()}-{len(pieces)}"  # noqa: S324
 
 
-def test_what_is_proved_is_not_sent_again(btw: Installation, proxy: FaultProxy, bucket: Bucket) -> None:
+def test_x10_what_is_proved_is_not_sent_again(btw: Installation, proxy: FaultProxy, bucket: Bucket) -> None:
     """X10: after an interruption only what is missing is sent; and a change of the same size is seen."""
     for number in range(5):
         write(btw, f"db/{number}", b"x%d" % number)

@@ -47,7 +47,9 @@ def test_reading_is_bounded() -> None:
     source.closed = True  # leaving the block waits for the read under way
 
 
-@pytest.mark.parametrize(("error", "seen"), [(OSError("invalid data"), Damaged), (zlib.error("x"), zlib.error), (EOFError(), EOFError)])
+@pytest.mark.parametrize(
+    ("error", "seen"), [(OSError("invalid data"), Damaged), (zlib.error("x"), zlib.error), (EOFError(), EOFError)]
+)
 def test_errors_come_where_they_were_met_and_stay(error: Exception, seen: type[Exception]) -> None:
     with read_ahead(cast(BinaryIO, Source(2, error))) as stream:
         assert len(stream.read(PIECE)) == len(stream.read(PIECE)) == PIECE
