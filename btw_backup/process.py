@@ -13,7 +13,6 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import IO, BinaryIO
 
@@ -42,7 +41,6 @@ _INHERITED = ("HOME", "TZ", "USER", "LOGNAME", "TMPDIR")
 _KEPT_LINES = 20
 
 
-@cache
 def locate(program: str) -> str:
     """The absolute path of `program`: ``BTW_PG_DUMP=/x`` in the environment, else a fixed PATH, else the folder of
     our own Python (for a virtual environment). Raises `MissingProgram`."""

@@ -16,10 +16,15 @@ _WITH_WARNINGS = (0, 2, 8, 10)
 """Since 2.2 the bits 2 and 8 tell of warnings; what was stored is looked at after each session anyway."""
 
 
-@cache
 def version() -> str:
     """``2.2.2``."""
-    said = process.run([NAME, "--version"], timeout=600).decode("utf-8", "replace")
+    return _version_of(process.locate(NAME))
+
+
+@cache
+def _version_of(path: str) -> str:
+    """The version of the program at `path`: it takes a while to tell."""
+    said = process.run([path, "--version"], timeout=60).decode("utf-8", "replace")
     match = re.search(r"\d+(\.\d+)+\S*", said)
     if match is None:
         raise ProgramFailed(f"{NAME} --version does not tell its version: {said.strip()!r:.80}")
