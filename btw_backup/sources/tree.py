@@ -5,7 +5,7 @@ import os
 import stat
 import struct
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -98,6 +98,10 @@ class Tree:
         _flush(names.write, listed)
         reliable = has_reliable_times(self.name) and not self._problems
         return Fingerprint(digest.hexdigest(), began, newest, reliable, entries, size)
+
+    def entries(self, problems: Problems) -> Iterator[Seen]:
+        """What there is now, in the order of the walk; what cannot be listed goes to `problems`."""
+        return walk(self.name, self._rules, problems)
 
     def produce(self, out: BinaryIO) -> Produced:
         """Have tar write the archive of what `fingerprint` saw. Contract: `sources.Source.produce`."""

@@ -53,6 +53,7 @@ FROM_RDIFF = 'mkdir "$TARGET"; tar -C "$TARGET" -xpf "$STORE/repository/backup.t
 CONTENDERS = (
     ours("tar"),
     ours("rdiff"),
+    ours("chunks"),
     Contender("tar | zstd", "", TAR_TO_ZSTD, FROM_ZSTD, "nothing"),
     Contender("tar | zstd, synced", "", TAR_TO_ZSTD + '; sync "$STORE/archive.tar.zst" "$STORE"', FROM_ZSTD, "all"),
     Contender(

@@ -1,0 +1,1 @@
+"""The chunk store, ``ROOT_PATH/.store/``: each piece of content once, named by the SHA-256 of its plain bytes."""
