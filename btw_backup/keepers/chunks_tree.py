@@ -15,6 +15,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
 
+from msgspec import structs
+
 from btw_backup.errors import Damaged
 from btw_backup.keepers.unchanged import RACY
 from btw_backup.log import debug
@@ -26,11 +28,11 @@ from btw_backup.store.manifest import Extent, KindName, ManifestReader, Manifest
 from btw_backup.store.packing import Packed, Packer
 from btw_backup.store.writer import ChunkWriter, Stored
 
-_READERS = 4
+_READERS = 3
 """Threads that read: more than cores, as a disk answers several questions at once."""
 
-_BATCHES = 12
-_BATCH_BYTES = 2 << 20
+_BATCHES = 8
+_BATCH_BYTES = 1 << 20
 _BATCH_ITEMS = 256
 _WAITING = 20_000
 """Entries that wait for a pack to be stored, before everything waits for it."""
@@ -212,6 +214,7 @@ class TreeWriter:
     def _settle(self, batch: _Batch) -> None:
         """Place what was read."""
         readings = iter(batch.readings.result() if batch.readings else ())
+        batch.readings = None
         for item in batch.items:
             if isinstance(item, Member):
                 self._ready.append((item, None))
@@ -235,7 +238,7 @@ class TreeWriter:
         if isinstance(place, Packed):
             self._ready.append((member, place))
         else:
-            self._ready.append((_with_extents(member, (place,)), None))
+            self._ready.append((structs.replace(member, extents=(place,)), None))
 
     def _drain(self, *, all_of_it: bool) -> None:
         """Write down the entries that wait for nothing."""
@@ -245,12 +248,12 @@ class TreeWriter:
             if isinstance(waits, Packed):
                 if not (may_wait or self._packer.ready(waits)):
                     break
-                member = _with_extents(member, (self._packer.extent(waits),))
+                member = structs.replace(member, extents=(self._packer.extent(waits),))
             elif isinstance(waits, list):
                 if not (may_wait or waits[-1].done()):
                     break
                 stored = [future.result() for future in waits]
-                member = _with_extents(member, tuple((one.name, 0, one.length) for one in stored))
+                member = structs.replace(member, extents=tuple((one.name, 0, one.length) for one in stored))
             self._ready.popleft()
             self._write_down(member, waits if isinstance(waits, bytes) else b"")
         if self._index.is_full or self._writer.is_full:
@@ -311,11 +314,6 @@ def _member(
         inode=status.st_ino,
         torn=bool(reading and reading.torn),
     )
-
-
-def _with_extents(member: Member, extents: tuple[Extent, ...]) -> Member:
-    values = {name: getattr(member, name) for name in member.__struct_fields__}
-    return Member(**{**values, "extents": extents})
 
 
 @cache

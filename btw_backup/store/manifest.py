@@ -273,7 +273,8 @@ def key_of(path: str) -> str:
 def text_or_raw(name: str) -> tuple[str, bytes]:
     """`name`, which `os.fsdecode` gave, as a text and b"", or if it is no UTF-8, as "" and its bytes."""
     try:
-        name.encode()
+        if not name.isascii():
+            name.encode()
     except UnicodeEncodeError:
         return "", os.fsencode(name)
     return name, b""

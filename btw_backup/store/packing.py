@@ -12,13 +12,13 @@ _MOST = 8192
 
 
 class Pack:
-    """A chunk of small contents; `stored` is set when it is complete."""
+    """A chunk of small contents; `stored` is set when it is complete, and the contents are then the writer's alone."""
 
-    __slots__ = ("digests", "parts", "size", "stored")
+    __slots__ = ("contents", "parts", "size", "stored")
 
     def __init__(self) -> None:
         self.parts: list[bytes] = []
-        self.digests: list[bytes] = []
+        self.contents: list[tuple[bytes, int]] = []
         self.size = 0
         self.stored: Future[Stored] | None = None
 
@@ -51,7 +51,7 @@ class Packer:
             return known
         packed = self._under_way[digest] = Packed(self._open, len(content))
         self._open.parts.append(content)
-        self._open.digests.append(digest)
+        self._open.contents.append((digest, len(content)))
         self._open.size += len(content)
         if self._open.size >= SIZE or len(self._open.parts) >= _MOST:
             self.flush()
@@ -68,6 +68,7 @@ class Packer:
         """Store the pack that is open, as it is."""
         if self._open.parts:
             self._open.stored = self._writer.put(self._open.parts)
+            self._open.parts = []
             self._open = Pack()
 
     def ready(self, packed: Packed) -> bool:
@@ -81,15 +82,15 @@ class Packer:
             self.flush()
         assert pack.stored is not None
         stored = pack.stored.result()
-        if pack.digests:
+        if pack.contents:
             self._settle(pack, bytes.fromhex(stored.name))
         return stored.name, packed.offset, packed.length
 
     def _settle(self, pack: Pack, name: bytes) -> None:
         """Let go of the contents of a stored pack, and note where they are."""
         offset = 0
-        for digest, content in zip(pack.digests, pack.parts, strict=True):
+        for digest, length in pack.contents:
             del self._under_way[digest]
-            self._index.add(digest, (name, offset, len(content)))
-            offset += len(content)
-        pack.parts, pack.digests = [], []
+            self._index.add(digest, (name, offset, length))
+            offset += length
+        pack.contents = []
