@@ -259,6 +259,7 @@ def test_an_error_of_a_thread_is_raised_and_nothing_published(store: ChunkStore,
 
 def test_f14_what_syncfs_refuses_is_not_published(store: ChunkStore, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(OSError, match="Bad file descriptor"), writing(store, print, wait=1) as out:
+        monkeypatch.setattr(writer, "_FEW", 0)
         out.put([b"content"]).result()
         monkeypatch.setattr(out, "_descriptor", -1)  # the kernel's own error, without a broken disk
         out.publish()
@@ -535,7 +536,7 @@ def test_a_newer_manifest_is_refused(tmp_path: Path) -> None:
         {"path": "x", "size": 5, "extents": (("a" * 64, 0, 6),)},
         {"path": "x", "uid": -1},
         {"path": "x", "gid": 1 << 32},
-        {"path": "x", "mtime": 1 << 63},
+        {"path": "x", "mtime": 1 << 64},
         {"path": "x", "size": 9, "parts": ((5, 5),), "extents": (("a" * 64, 0, 5),)},
         {"path": "x", "size": 9, "parts": ((5, 2), (3, 2)), "extents": (("a" * 64, 0, 4),)},
         {"path": "x", "size": 1 << 70, "parts": ((1, 1),), "extents": (("a" * 64, 0, 1),)},

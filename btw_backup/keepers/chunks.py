@@ -1,12 +1,14 @@
 """The chunks keeper: a manifest a backup, ``<stamp>.manifest.zst``, and what it names in the store of ROOT_PATH."""
 
 import os
-import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
+
+import zstandard
 
 from btw_backup import files, progress, records
 from btw_backup.clock import STAMP, free_stamp, stamp_of, utc_now
@@ -14,7 +16,8 @@ from btw_backup.entries import Entry
 from btw_backup.errors import Damaged, FatalUserError
 from btw_backup.jobs import Job
 from btw_backup.keepers import Content, Kept, Owe, Place, Report, Wanted, unchanged
-from btw_backup.keepers.chunks_tree import Previous, TreeWriter
+from btw_backup.keepers.chunks_previous import Previous
+from btw_backup.keepers.chunks_tree import TreeWriter
 from btw_backup.keepers.recording import newest_stamp, record_of
 from btw_backup.log import debug
 from btw_backup.progress import Advance
@@ -57,37 +60,50 @@ class Chunks:
             return _nothing_new(place, owe, None)
         store = ChunkStore(_root(place.folder, place.dst))
         temporary = files.temporary_name(place.folder, "manifest")
-        with ExitStack() as stack:
-            stack.callback(temporary.unlink, missing_ok=True)
-            writer = stack.enter_context(writing(store, lambda path: owe("push", path), wait=_WAIT))
-            base = None if reread or not seen.reliable else latest
-            produced = _write(source, writer, base, temporary, seen)
-            if latest and latest.record and latest.record.content == produced.content and not writer.stored:
-                kept, known = _nothing_new(place, owe, produced), latest.stamp
-            else:
-                known = free_stamp(newest_stamp(place, self.find(place)))
-                final = place.folder / (known + ENDING)
-                owe("push", f"{place.dst}/{final.name}")
-                owe("push", f"{place.dst}/{FOLDER}/{known}.json")
-                files.change_owner(temporary, place.owner)
-                stored = writer.stored + temporary.stat().st_size
-                record = record_of(
-                    place,
-                    source,
-                    stamp=known,
-                    full=known,
-                    keeper=self.name,
-                    started=started,
-                    produced=produced,
-                    stored=stored,
-                )
-                files.publish(temporary, final)
-                records.write(place.folder, record, place.owner)
-                backup = Backup(place.dst, known, self.name, "fs", final, final.name, known, record)
-                kept = Kept(backup, known, produced)
-        whole = not (produced.changed or produced.unread)
-        unchanged.remember(place, source, known, seen) if whole else unchanged.forget(place)
+        try:
+            with writing(store, lambda path: owe("push", path), wait=_WAIT) as writer:
+                produced = _write(source, writer, None if reread or not seen.reliable else latest, temporary, seen)
+                same = latest and latest.record and latest.record.content == produced.content
+                if same and not writer.stored:  # else something of it was gone from the store
+                    kept = _nothing_new(place, owe, produced)
+                else:
+                    kept = self._publish(
+                        source, place, owe, started=started, produced=produced, written=(temporary, writer.stored)
+                    )
+        finally:
+            temporary.unlink(missing_ok=True)
+        known = kept.backup or latest
+        if produced.changed or produced.unread or known is None:
+            unchanged.forget(place)
+        else:
+            unchanged.remember(place, source, known.stamp, seen)
         return kept
+
+    def _publish(
+        self, source: Source, place: Place, owe: Owe, *, started: str, produced: Produced, written: tuple[Path, int]
+    ) -> Kept:
+        """Make the manifest that was written, with its chunks, a backup."""
+        temporary, stored = written
+        stamp = free_stamp(newest_stamp(place, self.find(place)))
+        final = place.folder / (stamp + ENDING)
+        owe("push", f"{place.dst}/{final.name}")
+        owe("push", f"{place.dst}/{FOLDER}/{stamp}.json")
+        files.change_owner(temporary, place.owner)
+        record = record_of(
+            place,
+            source,
+            stamp=stamp,
+            full=stamp,
+            keeper=self.name,
+            started=started,
+            produced=produced,
+            stored=stored + temporary.stat().st_size,
+        )
+        record = replace(record, programs={"zstd": ".".join(map(str, zstandard.ZSTD_VERSION))})  # tar has no part in it
+        files.publish(temporary, final)
+        records.write(place.folder, record, place.owner)
+        backup = Backup(place.dst, stamp, self.name, source.kind, final, final.name, stamp, record)
+        return Kept(backup, stamp, produced)
 
     @contextmanager
     def members(
@@ -132,7 +148,7 @@ def _nothing_new(place: Place, owe: Owe, produced: Produced | None) -> Kept:
 
 def _write(source: Tree, writer: ChunkWriter, base: Backup | None, temporary: Path, seen: Fingerprint) -> Produced:
     """Store what the tree holds, and write the manifest to `temporary`, onto the disk."""
-    header = Header(manifest.FORMAT, source.kind, source.name, time.time_ns())
+    header = Header(manifest.FORMAT, source.kind, source.name, seen.began)
     index = Index(writer.store.folder)
     with ExitStack() as stack:
         out = stack.enter_context(files.create(temporary))
@@ -140,14 +156,16 @@ def _write(source: Tree, writer: ChunkWriter, base: Backup | None, temporary: Pa
         previous, wasteful = _previous(base, header, writer, stack)
         lines = ManifestWriter(out, header)
         tree = TreeWriter(writer, index, lines, previous, wasteful)
-        tree.write(source.entries(tree.unread), advance)
+        tree.write(source, advance)
         sha256, content = lines.end(tree.wasteful(writer.store.length))
         writer.publish()
         index.save()
         os.fsync(out.fileno())
     changed, unread = tree.changed, tree.unread
-    left_out = changed.left_out + unread.left_out
-    return Produced(lines.size, sha256, content, tuple(changed.found), tuple(unread.found), left_out)
+    left_out = changed.left_out + unread.left_out + source.problems.left_out
+    return Produced(
+        lines.size, sha256, content, tuple(changed.found), (*source.problems.found, *unread.found), left_out
+    )
 
 
 def _previous(

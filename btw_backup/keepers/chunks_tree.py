@@ -5,26 +5,25 @@ compress and write chunks. Whatever waits for another is bounded in number and i
 order of the walk.
 """
 
-import grp
 import os
-import pwd
 import stat
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cache
 
 from msgspec import structs
 
-from btw_backup.errors import Damaged
-from btw_backup.keepers.unchanged import RACY
-from btw_backup.log import debug
+from btw_backup.keepers.chunks_member import described, member_of
+from btw_backup.keepers.chunks_previous import Previous
 from btw_backup.progress import Advance
-from btw_backup.sources.reading import Reading, attributes_of, read_file
-from btw_backup.sources.walk import Problems, Seen
+from btw_backup.sources.folders import Folders
+from btw_backup.sources.memory import Remembered
+from btw_backup.sources.reading import Reading, read_file
+from btw_backup.sources.tree import Tree
+from btw_backup.sources.walk import Problems
 from btw_backup.store.index import Index
-from btw_backup.store.manifest import Extent, KindName, ManifestReader, ManifestWriter, Member, key_of, text_or_raw
+from btw_backup.store.manifest import ManifestWriter, Member
 from btw_backup.store.packing import Packed, Packer
 from btw_backup.store.writer import ChunkWriter, Stored
 
@@ -36,62 +35,6 @@ _BATCH_BYTES = 1 << 20
 _BATCH_ITEMS = 256
 _WAITING = 20_000
 """Entries that wait for a pack to be stored, before everything waits for it."""
-
-_KINDS: dict[int, KindName] = {
-    stat.S_IFREG: "file",
-    stat.S_IFDIR: "folder",
-    stat.S_IFLNK: "link",
-    stat.S_IFIFO: "fifo",
-    stat.S_IFSOCK: "socket",
-    stat.S_IFCHR: "character device",
-    stat.S_IFBLK: "block device",
-}
-
-
-class Previous:
-    """The last manifest, read beside the walk: what of it can be used again."""
-
-    def __init__(self, manifest: ManifestReader, wasteful: frozenset[str], writer: ChunkWriter) -> None:
-        self._members = iter(manifest)
-        self._settled = manifest.header.began - RACY
-        self._wasteful = wasteful
-        self._writer = writer
-        self._key = ""
-        self._member: tuple[Member, bytes] | None = None
-        self._advance()
-
-    def same(self, path: str, status: os.stat_result) -> tuple[Member, bytes] | None:
-        """The entry of `path` and its line, if what is there now is certainly the same, and its content is kept."""
-        key = key_of(path)
-        while self._member is not None and self._key < key:
-            self._advance()
-        found = self._member
-        if found is None or self._key != key:
-            return None
-        member = found[0]
-        if (
-            member.inode != status.st_ino
-            or member.ctime != status.st_ctime_ns
-            or member.mtime != status.st_mtime_ns
-            or member.kind != _KINDS[stat.S_IFMT(status.st_mode)]
-            or (member.kind == "file" and member.size != status.st_size)
-            or member.torn
-            or max(member.ctime, member.mtime) >= self._settled
-        ):
-            return None
-        return found if all(self._is_kept(name) for name, _, _ in member.extents) else None
-
-    def _is_kept(self, name: str) -> bool:
-        return name not in self._wasteful and self._writer.holds(name)
-
-    def _advance(self) -> None:
-        try:
-            self._member = next(self._members, None)
-        except Damaged as error:
-            debug(f"reading everything from here on: {error.message}")
-            self._member = None
-        if self._member is not None:
-            self._key = key_of(self._member[0].key)
 
 
 @dataclass(slots=True)
@@ -111,20 +54,19 @@ class _Batch:
     folders: list[int] = field(default_factory=list)
     wanted: list[_Wanted] = field(default_factory=list)
     size: int = 0
-    above: tuple[int, str] = (-1, "")
+    above: str = ""
     readings: Future[list[Reading]] | None = None
 
-    def want(self, seen: Seen) -> None:
+    def want(self, path: str, size: int, folders: Folders) -> None:
         """Add a file to read."""
-        path, status, folder, name = seen
-        above = (folder, path[: len(path) - len(name)])
+        above, _, name = path.rpartition("/")
         if not self.folders or above != self.above:
-            self.folders.append(os.dup(folder))
+            self.folders.append(os.dup(folders.open(above)))
             self.above = above
         wanted = _Wanted(path, len(self.folders) - 1, name)
         self.items.append(wanted)
         self.wanted.append(wanted)
-        self.size += status.st_size
+        self.size += size
 
     def close(self) -> None:
         """Close the folders."""
@@ -159,13 +101,14 @@ class TreeWriter:
         self.changed = Problems()
         self.unread = Problems()
 
-    def write(self, entries: Iterator[Seen], advance: Advance) -> None:
+    def write(self, source: Tree, advance: Advance) -> None:
         """Store all entries."""
+        folders = Folders(source.name)
         readers = ThreadPoolExecutor(_READERS, "read")
         batch = _Batch()
         try:
-            for seen in entries:
-                self._look(batch, seen)
+            for seen in source.entries():
+                self._look(batch, seen, folders)
                 if batch.size >= _BATCH_BYTES or len(batch.items) >= _BATCH_ITEMS:
                     advance(self._start(batch, readers))
                     batch = _Batch()
@@ -177,29 +120,30 @@ class TreeWriter:
         finally:
             readers.shutdown(cancel_futures=True)
             batch.close()
+            folders.close()
 
     def wasteful(self, length: Callable[[str], int]) -> tuple[str, ...]:
         """The packs of which this backup uses less than half."""
         return tuple(sorted(name for name, used in self._used.items() if 2 * used < length(name)))
 
-    def _look(self, batch: _Batch, seen: Seen) -> None:
+    def _look(self, batch: _Batch, seen: Remembered, folders: Folders) -> None:
         """Decide what to do about one entry."""
-        path, status, folder, name = seen
-        is_file = stat.S_ISREG(status.st_mode)
+        path, status, _ = seen
         if status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
             first = self._links.setdefault((status.st_dev, status.st_ino), path)
             if first != path:
-                batch.items.append(_member(path, status, "hard link", {}, target=first))
+                batch.items.append(member_of(path, status, "hard link", {}, target=first))
                 return
         if self._previous is not None and (known := self._previous.same(path, status)):
             batch.items.append(known)
-        elif is_file:
-            batch.want(seen)
-        else:
-            try:
-                batch.items.append(_described(path, status, folder, name))
-            except OSError as error:
-                self.unread.add(path, f"cannot be read: {error.strerror}")
+            return
+        try:
+            if stat.S_ISREG(status.st_mode):
+                batch.want(path, status.st_size, folders)
+            else:
+                batch.items.append(described(seen, folders.open(path.rpartition("/")[0])))
+        except OSError as error:
+            self.unread.add(path, f"cannot be read: {error.strerror}")
 
     def _start(self, batch: _Batch, readers: ThreadPoolExecutor) -> int:
         """Have a batch read; the bytes that it has."""
@@ -230,7 +174,7 @@ class TreeWriter:
             return
         if reading.torn:
             self.changed.add(wanted.path, reading.torn)
-        member = _member(wanted.path, reading.status, "file", reading.xattrs, reading=reading)
+        member = member_of(wanted.path, reading.status, "file", reading.xattrs, reading=reading)
         if not reading.content:
             self._ready.append((member, reading.chunks or None))
             return
@@ -272,61 +216,3 @@ class TreeWriter:
 
 def _read_batch(batch: _Batch, writer: ChunkWriter) -> list[Reading]:
     return [read_file(batch.folders[wanted.folder], wanted.name, writer.put) for wanted in batch.wanted]
-
-
-def _described(path: str, status: os.stat_result, folder: int, name: str) -> Member:
-    """What is no file."""
-    there = f"/proc/self/fd/{folder}/{name}"
-    target = os.readlink(name, dir_fd=folder) if stat.S_ISLNK(status.st_mode) else ""
-    return _member(path, status, _KINDS[stat.S_IFMT(status.st_mode)], attributes_of(there), target=target)
-
-
-def _member(
-    path: str,
-    status: os.stat_result,
-    kind: KindName,
-    xattrs: dict[str, bytes],
-    *,
-    target: str = "",
-    reading: Reading | None = None,
-) -> Member:
-    text, raw = text_or_raw(path)
-    target, raw_target = text_or_raw(target)
-    is_device = kind in ("character device", "block device")
-    return Member(
-        path=text,
-        raw_path=raw,
-        kind=kind,
-        mode=stat.S_IMODE(status.st_mode),
-        uid=status.st_uid,
-        gid=status.st_gid,
-        mtime=status.st_mtime_ns,
-        size=reading.size if reading else 0,
-        target=target,
-        raw_target=raw_target,
-        uname=_user(status.st_uid),
-        gname=_group(status.st_gid),
-        device=(os.major(status.st_rdev), os.minor(status.st_rdev)) if is_device else None,
-        xattrs=xattrs,
-        parts=reading.parts if reading else None,
-        sha256=reading.sha256.hex() if reading else "",
-        ctime=status.st_ctime_ns,
-        inode=status.st_ino,
-        torn=bool(reading and reading.torn),
-    )
-
-
-@cache
-def _user(uid: int) -> str:
-    try:
-        return text_or_raw(pwd.getpwuid(uid).pw_name)[0]
-    except KeyError:
-        return ""
-
-
-@cache
-def _group(gid: int) -> str:
-    try:
-        return text_or_raw(grp.getgrgid(gid).gr_name)[0]
-    except KeyError:
-        return ""

@@ -94,7 +94,7 @@ def entry_of(member: Member) -> Entry:
     stored = sum(length for _, _, length in member.extents)
     if member.kind == "file" and stored != (member.size if member.parts is None else _sparse(member)):
         raise ValueError(f"{member.key[:80]!r} has {stored} bytes, which is not what it should have")
-    if not (_fits(member.uid, 32) and _fits(member.gid, 32) and -(1 << 63) <= member.mtime < 1 << 63):
+    if not (_fits(member.uid, 32) and _fits(member.gid, 32) and -(1 << 63) <= member.mtime < 1 << 64):
         raise ValueError(f"{member.key[:80]!r} has an owner or a time that cannot be")
     target = member.raw_target or member.target.encode()
     return Entry(

@@ -24,6 +24,10 @@ from btw_backup.store.chunks import ChunkStore
 
 LEVEL = 3
 
+_FEW = 64
+"""Chunks up to which each is brought to the disk alone, by the thread that wrote it: a syncfs waits for what others
+wrote, too."""
+
 _MOST = 4096
 """Chunks that are under temporary names at once: memory must not grow with the source."""
 
@@ -59,7 +63,7 @@ class ChunkWriter:
         self._local = threading.local()
         self._lock = threading.Lock()
         self._known: set[str] = set()
-        self._written: list[str] = []
+        self._written: dict[str, bool] = {}  # and whether it is on the disk
         self.stored = 0
 
     def put(self, parts: Sequence[Part]) -> "Future[Stored]":
@@ -97,19 +101,22 @@ class ChunkWriter:
         name = hashlib.sha256(content).hexdigest()
         if not self._is_first(name) or self.store.reuse_whole(name, len(content)):
             return Stored(name, len(content), 0, False)
-        stored = self._write(self.store.folder / (self._prefix + name), content)
+        alone = len(self._written) < _FEW
+        stored = self._write(self.store.folder / (self._prefix + name), content, sync=alone)
         with self._lock:
             self.stored += stored
-            self._written.append(name)
+            self._written[name] = alone
         return Stored(name, len(content), stored, True)
 
-    def _write(self, path: Path, content: Part) -> int:
+    def _write(self, path: Path, content: Part, *, sync: bool) -> int:
         compressor: zstandard.ZstdCompressor | None = getattr(self._local, "compressor", None)
         if compressor is None:
             compressor = self._local.compressor = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True)
         frame = compressor.compress(content)
         with files.create(path) as out:
             files.write_all(out.fileno(), frame)
+            if sync:
+                os.fsync(out.fileno())
         return len(frame)
 
     @property
@@ -120,10 +127,11 @@ class ChunkWriter:
     def publish(self) -> None:
         """Give the chunks whose `put` has ended their names."""
         with self._lock:
-            written, self._written = self._written, []
+            written, self._written = self._written, {}
         if not written:
             return
-        files.sync_filesystem(self._descriptor)
+        if not all(written.values()):
+            files.sync_filesystem(self._descriptor)
         folders = set()
         for name in written:
             final = self.store.path(name)
