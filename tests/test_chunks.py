@@ -435,7 +435,7 @@ def test_killed_while_it_writes(btw: Installation, tree: Path, tmp_path: Path, m
 
 def test_interrupted(btw: Installation, tree: Path) -> None:
     process = btw.start("fs", tree, "t")
-    while not list(btw.root.glob(".store/.tmp-*")) and process.poll() is None:
+    while not list(btw.root.glob(".store/.tmp-" + "?" * 32 + "-*")) and process.poll() is None:
         time.sleep(0.002)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=10)

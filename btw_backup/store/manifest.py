@@ -16,7 +16,6 @@ import zstandard
 from btw_backup.entries import Entry, Kind
 from btw_backup.errors import Damaged, FatalUserError
 
-ENDING = ".manifest.zst"
 FORMAT = 1
 LONGEST_LINE = 64 << 20
 """Bytes: a file of 1.5 TB has as many extents as fit. Memory is bounded, whatever a manifest says."""
