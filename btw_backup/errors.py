@@ -13,6 +13,7 @@
       Incomplete                  3   done, but something could not be read, or changed while it was
       Locked                      4   another run holds the lock
       Damaged                     5   stored data is not what was stored
+        DamagedPart               5   one file of it is not, and the others can be read
       NotOffsite                  6   kept here, but not (all) off-site
     Interrupted          129 130 143   a signal asked us to stop; not an Exception, so that nobody goes on after it
 
@@ -81,6 +82,10 @@ class Damaged(FatalUserError):
     """What is stored is not what was stored."""
 
     status = 5
+
+
+class DamagedPart(Damaged):
+    """The content of one file is not what was stored; what follows can be read all the same."""
 
 
 class NotOffsite(FatalUserError):

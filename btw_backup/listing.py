@@ -7,11 +7,12 @@ from pathlib import Path
 from btw_backup import records
 from btw_backup.clock import STAMP
 from btw_backup.keepers import Keeper, Place
+from btw_backup.keepers.chunks import Chunks
 from btw_backup.keepers.rdiff import Rdiff
 from btw_backup.keepers.tar import Tar
 from btw_backup.records import Backup
 
-KEEPERS: Mapping[str, Keeper] = {"tar": Tar(), "rdiff": Rdiff()}
+KEEPERS: Mapping[str, Keeper] = {"tar": Tar(), "rdiff": Rdiff(), "chunks": Chunks()}
 
 
 def keeper_of(backup: Backup) -> Keeper:

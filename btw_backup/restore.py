@@ -15,10 +15,9 @@ from typing import BinaryIO
 from btw_backup import files, log, progress, staging
 from btw_backup.attributes import Complaints
 from btw_backup.entries import Entry, Kind
-from btw_backup.errors import Damaged, FatalUserError, Incomplete, NotFound, WouldOverwrite
+from btw_backup.errors import Damaged, DamagedPart, FatalUserError, Incomplete, NotFound, WouldOverwrite
 from btw_backup.extract import Extraction
-from btw_backup.keepers import Keeper
-from btw_backup.keepers.archive import members
+from btw_backup.keepers import Content, Keeper, Report, Wanted
 from btw_backup.log import printable
 from btw_backup.records import Backup
 from btw_backup.selection import Selection, sockets_of
@@ -122,8 +121,10 @@ def _survey(keeper: Keeper, backup: Backup, wish: Wish, top: int) -> None:
 def _selected(keeper: Keeper, backup: Backup, selection: Selection, complaints: Complaints) -> Iterator[Entry]:
     """The entries that are selected, without their content."""
     try:
-        with _opened(keeper, backup, "check") as stream:
-            yield from (entry for entry, _ in members(stream, complaints.is_damaged) if selection.takes(entry))
+        with _members(keeper, backup, "check", selection.takes, complaints.is_damaged) as members:
+            for entry, content in members:
+                _read_through(content, complaints)
+                yield entry
     except Damaged as error:
         complaints.is_damaged(error.message)
     yield from (entry for links in selection.postponed.values() for entry in links)
@@ -147,16 +148,31 @@ def _extract(
 ) -> None:
     """Write what is selected. Damage ends the reading, and is noted; what is there by then is finished."""
     try:
-        with _opened(keeper, backup, "restore") as stream:
-            for entry, content in members(stream, complaints.is_damaged):
-                if selection.takes(entry):
-                    extraction.write(entry, content)
+        with _members(keeper, backup, "restore", selection.takes, complaints.is_damaged) as members:
+            for entry, content in members:
+                _write(extraction, entry, content, complaints)
         _extract_postponed(keeper, backup, selection, extraction, complaints)
         for socket in sockets_of(backup, selection):
             extraction.write(socket)
     except Damaged as error:
         complaints.is_damaged(error.message)
     extraction.finish()
+
+
+def _write(extraction: Extraction, entry: Entry, content: Content, complaints: Complaints) -> None:
+    """Write one entry; damage of its content alone does not keep the others from being restored."""
+    try:
+        extraction.write(entry, content)
+    except DamagedPart as error:
+        complaints.is_damaged(error.message)
+
+
+def _read_through(content: Content, complaints: Complaints) -> None:
+    try:
+        for _ in content:
+            pass
+    except DamagedPart as error:
+        complaints.is_damaged(error.message)
 
 
 def _extract_postponed(
@@ -166,10 +182,10 @@ def _extract_postponed(
     for _ in range(_READINGS):
         if not selection.postponed:
             return
-        with _opened(keeper, backup, "restore hard links") as stream:
-            for entry, content in members(stream, lambda message: None):
+        with _members(keeper, backup, "restore hard links", selection.awaits, lambda message: None) as members:
+            for entry, content in members:
                 for one in selection.waiting_for(entry):
-                    extraction.write(one, content)
+                    _write(extraction, one, content, complaints)
     for target, links in selection.postponed.items():
         for link in links:
             complaints.is_damaged(f"{printable(link.path)} is a hard link to {printable(target)}, which is not there")
@@ -181,6 +197,19 @@ def _opened(keeper: Keeper, backup: Backup, what: str) -> Iterator[BinaryIO]:
     total = backup.record.length if backup.record else None
     with progress.shown(what, total) as advance, keeper.open(backup) as stream, read_ahead(stream, advance) as ahead:
         yield ahead
+
+
+@contextmanager
+def _members(
+    keeper: Keeper, backup: Backup, what: str, wanted: Wanted, report: Report
+) -> Iterator[Iterator[tuple[Entry, Content]]]:
+    """The entries of the tree `backup` that are `wanted`, with progress."""
+    total = backup.record.length if backup.record else None
+    with (
+        progress.shown(what, total) as advance,
+        keeper.members(backup, wanted, report, advance) as members,
+    ):
+        yield members
 
 
 def _end(backup: Backup, complaints: Complaints, final: Path) -> None:

@@ -45,6 +45,10 @@ class Selection:
             self._missing.discard(found)
         return found is not None
 
+    def awaits(self, entry: Entry) -> bool:
+        """Whether postponed entries wait for `entry`."""
+        return entry.path in self.postponed
+
     def waiting_for(self, entry: Entry) -> list[Entry]:
         """The postponed entries that `entry`, met again, gives its content to: the first as what it is, the others as
         links to that one."""

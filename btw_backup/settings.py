@@ -10,7 +10,7 @@ from typing import Any
 from pytimeparse.timeparse import timeparse
 
 COMPRESSIONS = ("zstd", "bzip2", "gzip", "xz", "none")
-TYPES = ("tar", "rdiff")
+TYPES = ("tar", "rdiff", "chunks")
 GENERAL, TREE, DATABASE = "config.py", "a filesystem's config.py", "a database's file"
 
 Check = Callable[[Any], Any]

@@ -134,7 +134,7 @@ def test_fs_init_makes_what_the_old_one_made(btw: Installation, type_: str, line
 def test_fs_init_says_what_is_missing(btw: Installation, arguments: tuple[str, ...], missing: str) -> None:
     ended = btw("fs-init", *arguments, status=2)
     assert ended.err == (
-        "usage: btw_backup fs-init [-h] --type {rdiff,tar} src name\n"
+        "usage: btw_backup fs-init [-h] --type {rdiff,tar,chunks} src name\n"
         f"btw_backup fs-init: error: the following arguments are required: {missing}\n"
     )
 

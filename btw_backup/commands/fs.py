@@ -29,7 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(context: Context, args: argparse.Namespace) -> None:
     """Back up one tree."""
     job = jobs.tree_job(context.config, context.config_dir, args.src)
-    tree = Tree(args.src, job.settings, job.stage, allow_empty=args.allow_empty)
+    tree = Tree(args.src, job.settings, job.stage, allow_empty=args.allow_empty, remembers=job.keeper == "chunks")
     with context.place(args.dst, owner_of(args)) as place:
         runner.back_up(context.config, context.config_dir, job, tree, place, wait=context.lock_wait, reread=args.reread)
 

@@ -3,7 +3,8 @@
 It holds config.py with the settings of this backup, and src, a link to the source. NAME is a
 mnemonic of yours; the hash is that of the source's path. After this, fs can back SRC up.
 
-tar keeps each backup as a compressed archive of its own; rdiff keeps a full and then what changes.
+tar keeps each backup as a compressed archive of its own; rdiff keeps a full and then what changes; chunks keeps each
+piece of content once, for all trees together, and every backup is complete.
 
 example:
   btw-backup fs-init --type tar /etc etc
@@ -17,7 +18,9 @@ from btw_backup.commands.command import Command, Context
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Fill the parser."""
-    parser.add_argument("--type", required=True, choices=("rdiff", "tar"), help="how the backups are to be kept")
+    parser.add_argument(
+        "--type", required=True, choices=("rdiff", "tar", "chunks"), help="how the backups are to be kept"
+    )
     parser.add_argument("src", help="the source of the backups, an absolute path")
     parser.add_argument("name", help="the mnemonic name of this backup")
 
@@ -34,5 +37,5 @@ COMMAND = Command(
     "initializes the working directory for backups",
     arguments,
     run,
-    usage="[-h] --type {rdiff,tar} src name",
+    usage="[-h] --type {rdiff,tar,chunks} src name",
 )

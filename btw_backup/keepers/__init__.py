@@ -1,12 +1,14 @@
 """How backups are kept on disk."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+from btw_backup.entries import Entry
 from btw_backup.jobs import Job
+from btw_backup.progress import Advance
 from btw_backup.records import Backup
 from btw_backup.sources import Produced, Source
 
@@ -33,6 +35,16 @@ Owe = Callable[[str, str], None]
 """Called as ``owe("push", "dst/2026-….tbz")`` before a final name appears: notes what every target has to be sent."""
 
 
+Content = Iterable[memoryview]
+"""What is stored of a file, without its holes: in pieces, to read before the next entry, or not at all."""
+
+Wanted = Callable[[Entry], bool]
+"""Whether an entry is wanted; asked once for each, in their order."""
+
+Report = Callable[[str], None]
+"""Is told of damage after which one can read on."""
+
+
 class Keeper(Protocol):
     """The contract of a keeper. `tests/contract_keeper.py` runs against each."""
 
@@ -47,6 +59,15 @@ class Keeper(Protocol):
     def open(self, backup: Backup) -> AbstractContextManager[BinaryIO]:
         """The plain stream of `backup`, to read once. The end of the block raises `Damaged` if what was read to its
         end is not what was stored (by the record's length and digest, or by what the format itself can tell)."""
+
+    def members(
+        self, backup: Backup, wanted: Wanted, report: Report, advance: Advance
+    ) -> AbstractContextManager[Iterator[tuple[Entry, Content]]]:
+        """The entries of a tree that are `wanted`, each folder before what is in it, with their content.
+
+        Reading a content raises `DamagedPart` if one can go on with the next entry. The iterator, and the end of the
+        block if the iterator was read to its end, raise `Damaged`. `advance` is told of the bytes that were read.
+        """
 
     def remove(self, backup: Backup) -> None:
         """Remove the backup and what only it needs; its record goes first."""

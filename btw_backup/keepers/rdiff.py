@@ -6,21 +6,35 @@ repository whose last session was interrupted is mended, or never added to again
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import BinaryIO
 
 from btw_backup import files, log, records
 from btw_backup.clock import STAMP, free_stamp, moment_of, stamp_of, utc_now
+from btw_backup.entries import Entry
 from btw_backup.errors import Damaged, FatalUserError, NotFound, ProgramFailed
 from btw_backup.jobs import Job
-from btw_backup.keepers import Kept, Owe, Place, rdiff_delta, rdiff_program, rdiff_repository, unchanged
+from btw_backup.keepers import (
+    Content,
+    Kept,
+    Owe,
+    Place,
+    Report,
+    Wanted,
+    rdiff_delta,
+    rdiff_program,
+    rdiff_repository,
+    unchanged,
+)
 from btw_backup.keepers.rdiff_change import changed, finish
 from btw_backup.keepers.rdiff_repository import Repository
 from btw_backup.keepers.rdiff_stage import Stage, staged
 from btw_backup.keepers.recording import newest_stamp, record_of
+from btw_backup.keepers.streamed import members_of
 from btw_backup.keepers.verified import verified
+from btw_backup.progress import Advance
 from btw_backup.records import FOLDER, Backup, Record
 from btw_backup.sources import Source
 
@@ -77,6 +91,12 @@ class Rdiff:
             verified(stream, backup, length=stored.size, sha1=stored.sha1) as checked,
         ):
             yield checked
+
+    def members(
+        self, backup: Backup, wanted: Wanted, report: Report, advance: Advance
+    ) -> AbstractContextManager[Iterator[tuple[Entry, Content]]]:
+        """Contract: `keepers.Keeper.members`."""
+        return members_of(self.open(backup), wanted, report, advance)
 
     def remove(self, backup: Backup) -> None:
         """Remove a full with its incrementals and their records; an incremental alone cannot be removed."""

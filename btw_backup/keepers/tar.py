@@ -2,17 +2,20 @@
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from btw_backup import files, records
 from btw_backup.clock import STAMP, free_stamp, stamp_of, utc_now
+from btw_backup.entries import Entry
 from btw_backup.jobs import Job
-from btw_backup.keepers import Kept, Owe, Place, unchanged
+from btw_backup.keepers import Content, Kept, Owe, Place, Report, Wanted, unchanged
 from btw_backup.keepers.compression import ENDINGS, CompressedFile, opened
 from btw_backup.keepers.recording import newest_stamp, record_of
+from btw_backup.keepers.streamed import members_of
 from btw_backup.keepers.verified import verified
+from btw_backup.progress import Advance
 from btw_backup.records import FOLDER, Backup
 from btw_backup.sources import Produced, Source
 
@@ -76,6 +79,12 @@ class Tar:
         """The plain archive. Contract: `keepers.Keeper.open`."""
         with opened(backup.path) as stream, verified(stream, backup) as checked:
             yield checked
+
+    def members(
+        self, backup: Backup, wanted: Wanted, report: Report, advance: Advance
+    ) -> AbstractContextManager[Iterator[tuple[Entry, Content]]]:
+        """Contract: `keepers.Keeper.members`."""
+        return members_of(self.open(backup), wanted, report, advance)
 
     def remove(self, backup: Backup) -> None:
         """Remove the record, then the archive."""

@@ -5,7 +5,7 @@ import os
 import stat
 import struct
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,6 +18,7 @@ from btw_backup.sources.complaints import Complaints
 from btw_backup.sources.content import archive_digest
 from btw_backup.sources.feeder import feeding, line_of
 from btw_backup.sources.filesystem import has_reliable_times
+from btw_backup.sources.memory import Memory, Remembered
 from btw_backup.sources.rules import Rules, rules_of
 from btw_backup.sources.walk import Problems, Seen, walk
 
@@ -43,17 +44,21 @@ _MOMENTS = (1 << 64) - 1  # nanoseconds outgrow 64 bits in 2262, and filesystems
 
 class Tree:
     """The tree below `source`, chosen by the job's settings. `scratch` is a folder for the list of names, which is
-    the only thing that grows with the tree: about 60 bytes an entry, on disk."""
+    the only thing that grows with the tree: about 60 bytes an entry, on disk. `remembers` what the walk saw, too."""
 
     kind = "fs"
     file_name = "backup.tar"
 
-    def __init__(self, source: str, settings: Config, scratch: Path, *, allow_empty: bool = False) -> None:
+    def __init__(
+        self, source: str, settings: Config, scratch: Path, *, allow_empty: bool = False, remembers: bool = False
+    ) -> None:
         self.name = source
         self._rules = tree_rules(source, settings)
         self._allow_empty = allow_empty or bool(settings["ALLOW_EMPTY"])
         self._scratch = scratch
         self._names: BinaryIO | None = None
+        self._memory: Memory | None = None
+        self._remembers = remembers
         self._seen: Fingerprint | None = None
         self._problems = Problems()
         self._sockets: list[Mapping[str, Any]] = []
@@ -62,6 +67,8 @@ class Tree:
         """Walk the tree, once, and remember the names for `produce`."""
         if self._seen is None:
             self._names = _anonymous_file(self._scratch)
+            if self._remembers:
+                self._memory = Memory(_anonymous_file(self._scratch))
             self._seen = self._walk(self._names)
             debug(f"{self.name}: {self._seen.entries} entries, {self._seen.size} bytes")
             if self._seen.entries <= 1 and not self._allow_empty:
@@ -80,6 +87,8 @@ class Tree:
         for seen in walk(self.name, self._rules, self._problems):
             path, status, _, _ = seen
             encoded = os.fsencode(path)
+            if self._memory is not None:
+                self._memory.add(seen)
             packed.append(_looks(seen))
             packed.append(encoded + b"\0")
             entries += 1
@@ -98,6 +107,17 @@ class Tree:
         _flush(names.write, listed)
         reliable = has_reliable_times(self.name) and not self._problems
         return Fingerprint(digest.hexdigest(), began, newest, reliable, entries, size)
+
+    def entries(self) -> Iterator[Remembered]:
+        """What `fingerprint` saw. Only for a tree that `remembers`."""
+        self.fingerprint()
+        assert self._memory is not None
+        return iter(self._memory)
+
+    @property
+    def problems(self) -> Problems:
+        """What `fingerprint` could not look at."""
+        return self._problems
 
     def produce(self, out: BinaryIO) -> Produced:
         """Have tar write the archive of what `fingerprint` saw. Contract: `sources.Source.produce`."""

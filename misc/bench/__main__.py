@@ -139,9 +139,10 @@ def verdicts(bench: Bench) -> bool:
             print(f"{verdict(held[-1])}  {name}, {scenario}: {ratio:.2f} <= {limit:.2f} x {other}, {other_scenario}")
     for contender in bench.contenders:
         if contender.name.startswith("btw-backup"):
-            held.append(bench.peak(contender.name) <= MEMORY_LIMIT * 1e6)
+            limit = MEMORY_LIMIT[contender.name]
+            held.append(bench.peak(contender.name) <= limit * 1e6)
             print(
-                f"{verdict(held[-1])}  {contender.name}, peak memory: {bench.peak(contender.name) / 1e6:.0f} <= {MEMORY_LIMIT} MB"
+                f"{verdict(held[-1])}  {contender.name}, peak memory: {bench.peak(contender.name) / 1e6:.0f} <= {limit} MB"
             )
     return all(held)
 

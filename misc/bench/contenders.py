@@ -53,6 +53,7 @@ FROM_RDIFF = 'mkdir "$TARGET"; tar -C "$TARGET" -xpf "$STORE/repository/backup.t
 CONTENDERS = (
     ours("tar"),
     ours("rdiff"),
+    ours("chunks"),
     Contender("tar | zstd", "", TAR_TO_ZSTD, FROM_ZSTD, "nothing"),
     Contender("tar | zstd, synced", "", TAR_TO_ZSTD + '; sync "$STORE/archive.tar.zst" "$STORE"', FROM_ZSTD, "all"),
     Contender(
@@ -92,8 +93,14 @@ LIMITS = (
     ("btw-backup tar", "restore", 1.30, "tar | zstd", "restore"),
     ("btw-backup rdiff", "unchanged", 0.15, "the old script's way", "unchanged"),
     ("btw-backup rdiff", "1 % changed", 1.00, "tar, rdiff-backup", "1 % changed"),
+    ("btw-backup chunks", "first", 1.40, "tar | zstd", "first"),
+    *(
+        ("btw-backup chunks", scenario, limit, peer, scenario)
+        for scenario, limit in (("first", 0.60), ("unchanged", 0.30), ("1 % changed", 0.50), ("restore", 0.60))
+        for peer in ("restic 0.14", "borg 1.2 lz4", "borg 1.2 zstd", "borg 1.4 lz4", "borg 1.4 zstd")
+    ),
 )
 """Whose time, where, is at most how many times that of whom, where."""
 
-MEMORY_LIMIT = 150
+MEMORY_LIMIT = {"btw-backup tar": 150, "btw-backup rdiff": 150, "btw-backup chunks": 250}
 """MB that ours may need at any time, all processes together."""

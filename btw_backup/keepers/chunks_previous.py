@@ -1,0 +1,57 @@
+"""The last manifest, read beside the walk: what of it is certainly still so need not be read again."""
+
+import os
+import stat
+
+from btw_backup.errors import Damaged
+from btw_backup.keepers.chunks_member import KINDS
+from btw_backup.keepers.unchanged import RACY
+from btw_backup.log import debug
+from btw_backup.store.manifest import ManifestReader, Member, key_of
+from btw_backup.store.writer import ChunkWriter
+
+
+class Previous:
+    """The last manifest, read beside the walk: what of it can be used again."""
+
+    def __init__(self, manifest: ManifestReader, wasteful: frozenset[str], writer: ChunkWriter) -> None:
+        self._members = iter(manifest)
+        self._settled = manifest.header.began - RACY
+        self._wasteful = wasteful
+        self._writer = writer
+        self._key = ""
+        self._member: tuple[Member, bytes] | None = None
+        self._advance()
+
+    def same(self, path: str, status: os.stat_result) -> tuple[Member, bytes] | None:
+        """The entry of `path` and its line, if what is there now is certainly the same, and its content is kept."""
+        key = key_of(path)
+        while self._member is not None and self._key < key:
+            self._advance()
+        found = self._member
+        if found is None or self._key != key:
+            return None
+        member = found[0]
+        if (
+            member.inode != status.st_ino
+            or member.ctime != status.st_ctime_ns
+            or member.mtime != status.st_mtime_ns
+            or member.kind != KINDS[stat.S_IFMT(status.st_mode)]
+            or (member.kind == "file" and member.size != status.st_size)
+            or member.torn
+            or max(member.ctime, member.mtime) >= self._settled
+        ):
+            return None
+        return found if all(self._is_kept(name) for name, _, _ in member.extents) else None
+
+    def _is_kept(self, name: str) -> bool:
+        return name not in self._wasteful and self._writer.holds(name)
+
+    def _advance(self) -> None:
+        try:
+            self._member = next(self._members, None)
+        except Damaged as error:
+            debug(f"reading everything from here on: {error.message}")
+            self._member = None
+        if self._member is not None:
+            self._key = key_of(self._member[0].key)

@@ -1,0 +1,101 @@
+"""A run of the chunks keeper: writing a tree with its manifest, and reading what a manifest names."""
+
+import os
+from collections import deque
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from btw_backup import files, progress
+from btw_backup.entries import Entry
+from btw_backup.errors import Damaged
+from btw_backup.keepers import Content, Report, Wanted
+from btw_backup.keepers.chunks_previous import Previous
+from btw_backup.keepers.chunks_tree import TreeWriter
+from btw_backup.log import debug
+from btw_backup.progress import Advance
+from btw_backup.records import Backup
+from btw_backup.sources import Fingerprint, Produced
+from btw_backup.sources.tree import Tree
+from btw_backup.store import manifest
+from btw_backup.store.chunks import ChunkStore
+from btw_backup.store.index import Index
+from btw_backup.store.manifest import Header, ManifestReader, ManifestWriter, Member, entry_of
+from btw_backup.store.reader import Contents
+from btw_backup.store.writer import ChunkWriter
+
+_OTHERS = "another backup may be well; list shows them"
+
+
+@contextmanager
+def members_of(
+    store: ChunkStore, backup: Backup, wanted: Wanted, report: Report, advance: Advance
+) -> Iterator[Iterator[tuple[Entry, Content]]]:
+    """What `keepers.Keeper.members` is to give, of the tree `backup`."""
+    with manifest.opened(backup.path) as opened:
+        entries: deque[Entry] = deque()
+        contents = Contents(store, _chosen(opened, wanted, report, entries))
+        try:
+            yield _advancing(contents, entries, advance)
+        finally:
+            contents.close()
+        if opened.end and backup.record and backup.record.sha256 not in ("", opened.sha256):
+            raise Damaged(f"{backup.path} is damaged: its SHA-256 is not that of what was stored", _OTHERS)
+
+
+def write(source: Tree, writer: ChunkWriter, base: Backup | None, temporary: Path, seen: Fingerprint) -> Produced:
+    """Store what the tree holds, and write the manifest to `temporary`, onto the disk."""
+    header = Header(manifest.FORMAT, source.kind, source.name, seen.began)
+    index = Index(writer.store.folder)
+    with ExitStack() as stack:
+        out = stack.enter_context(files.create(temporary))
+        advance = stack.enter_context(progress.shown(f"reading {source.name}", seen.size))
+        previous, wasteful = _previous(base, header, writer, stack)
+        lines = ManifestWriter(out, header)
+        tree = TreeWriter(writer, index, lines, previous, wasteful)
+        tree.write(source, advance)
+        sha256, content = lines.end(tree.wasteful(writer.store.length))
+        writer.publish()
+        index.save()
+        os.fsync(out.fileno())
+    changed, unread = tree.changed, tree.unread
+    left_out = changed.left_out + unread.left_out + source.problems.left_out
+    return Produced(
+        lines.size, sha256, content, tuple(changed.found), (*source.problems.found, *unread.found), left_out
+    )
+
+
+def _previous(
+    base: Backup | None, header: Header, writer: ChunkWriter, stack: ExitStack
+) -> tuple[Previous | None, frozenset[str]]:
+    """The manifest of the last backup of the same tree, if it is fit to be built on, and the packs to avoid."""
+    if base is None:
+        return None, frozenset()
+    try:
+        wasteful = frozenset(manifest.end_of(base.path).wasteful)
+        opened = stack.enter_context(manifest.opened(base.path))
+    except (Damaged, FileNotFoundError) as error:
+        debug(f"cannot build on {base.address}: {error}")
+        return None, frozenset()
+    if opened.header.source != header.source or opened.header.began > header.began:
+        return None, wasteful
+    return Previous(opened, wasteful, writer), wasteful
+
+
+def _chosen(opened: ManifestReader, wanted: Wanted, report: Report, entries: deque[Entry]) -> Iterator[Member]:
+    """The members that are wanted; each adds its entry to `entries`. What cannot be an entry is reported."""
+    for member, _ in opened:
+        try:
+            entry = entry_of(member)
+        except ValueError as error:
+            report(f"an entry of the manifest is left out: {error}")
+            continue
+        if wanted(entry):
+            entries.append(entry)
+            yield member
+
+
+def _advancing(contents: Contents, entries: deque[Entry], advance: Advance) -> Iterator[tuple[Entry, Content]]:
+    for member, content in contents:
+        yield entries.popleft(), content
+        advance(member.size)

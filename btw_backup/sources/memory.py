@@ -1,0 +1,54 @@
+"""What a walk saw, kept in a file without a name until it is needed again: so that nobody walks twice."""
+
+import marshal
+import os
+import stat
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from btw_backup.sources.walk import Seen
+
+_BATCH = 1024
+
+Remembered = tuple[str, os.stat_result, str]
+"""The path below the top, its status, and what a link leads to."""
+
+
+class Memory:
+    """Entries in the order of the walk, about 120 bytes each, in `file`, which nobody else can open."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._entries: list[tuple[object, ...]] = []
+
+    def add(self, seen: Seen) -> None:
+        """Remember one entry. What was a link and cannot be read any more leads to nothing."""
+        path, s, folder, name = seen
+        target = _target(folder, name) if stat.S_ISLNK(s.st_mode) else ""
+        status = (s.st_mode, s.st_ino, s.st_dev, s.st_nlink, s.st_uid, s.st_gid, s.st_size)
+        self._entries.append((path, status, s.st_mtime_ns, s.st_ctime_ns, s.st_rdev, target))
+        if len(self._entries) >= _BATCH:
+            self._flush()
+
+    def _flush(self) -> None:
+        batch = marshal.dumps(self._entries)
+        self._file.write(len(batch).to_bytes(4, "little") + batch)
+        self._entries.clear()
+
+    def __iter__(self) -> Iterator[Remembered]:
+        """All that was added, from the first on."""
+        self._flush()
+        self._file.seek(0)
+        while head := self._file.read(4):
+            batch = self._file.read(int.from_bytes(head, "little"))
+            for path, status, mtime, ctime, device, target in marshal.loads(batch):  # noqa: S302 - we wrote it
+                times = (mtime // 10**9, mtime // 10**9, ctime // 10**9)
+                exact = {"st_mtime_ns": mtime, "st_ctime_ns": ctime, "st_rdev": device}
+                yield path, os.stat_result((*status, *times), exact), target
+
+
+def _target(folder: int, name: str) -> str:
+    try:
+        return os.readlink(name, dir_fd=folder)
+    except OSError:
+        return ""
