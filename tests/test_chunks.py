@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests import torture
-from tests.conftest import Installation, tree_differences
+from tests.conftest import Installation, peak_memory, tree_differences
 
 RACY = 2.2
 
@@ -116,8 +116,8 @@ def test_nothing_changed(btw: Installation, tree: Path) -> None:
     before = chunks(btw)
     btw("fs", tree, "t")
     assert len(manifests(btw)) == 1
-    assert (btw.root / "t" / "log.txt").read_text().endswith(
-        ": no change in the data to be backed up: dropping backup\n"
+    assert (
+        (btw.root / "t" / "log.txt").read_text().endswith(": no change in the data to be backed up: dropping backup\n")
     )
     os.utime(tree / "empty", ns=(0, (tree / "empty").stat().st_mtime_ns))  # another ctime, and nothing else
     btw("fs", tree, "t")
@@ -136,8 +136,12 @@ def test_what_did_not_change_is_not_read(btw: Installation, tree: Path, tmp_path
     process.wait()
     (tree / "folder 4" / "new").write_text("new")
     command = ["strace", "-f", "-qq", "-e", "trace=openat", "-o", trace, "--", *process.args]  # type: ignore[list-item]
-    subprocess.run(command, check=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)})
-    opened = [line for line in trace.read_text().splitlines() if '.txt"' in line and "folder" in line or '"large"' in line]
+    subprocess.run(
+        command, check=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    )
+    opened = [
+        line for line in trace.read_text().splitlines() if '.txt"' in line and "folder" in line or '"large"' in line
+    ]
     assert opened == []
     assert len(manifests(btw)) == 3
 
@@ -495,12 +499,6 @@ def test_memory_is_bounded(btw: Installation, tmp_path: Path) -> None:
     for number in range(3):
         (top / f"{number}").write_bytes(os.urandom(100 << 20))
     btw.tree(top, "chunks", "big")
-    script = "import resource, sys; from btw_backup import cli; sys.argv[0] = 'btw_backup'\n" "try: cli.main()\n" "finally: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
-    process = btw.start("--version")
-    process.wait()
-    python = process.args[0]  # type: ignore[index]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
     for words in (["fs", top, "t"], ["restore", "t", tmp_path / "out"]):
-        command = [python, "-c", script, "--config-dir", btw.config_dir, *words]
-        ended = subprocess.run(command, check=True, capture_output=True, env=environment)
-        assert int(ended.stdout.split()[-1]) < 250_000
+        run = btw.start(*words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        assert peak_memory(run) < 250_000

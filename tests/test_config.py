@@ -73,7 +73,7 @@ def test_what_old_files_hold_is_accepted(path: Path) -> None:
         (GENERAL, "TYPE = 'tar'", "TYPE does not belong here, but in a filesystem's config.py", ""),
         (GENERAL, "OFFSITE = {'a-b': {}}", "OFFSITE must be a dictionary of dictionaries, not {'a-b': {}}", ""),
         (GENERAL, "COMPRESSION = ['zstd']", "COMPRESSION must be one of zstd, bzip2, gzip, xz, none, not ['zstd']", ""),
-        (TREE, "TYPE = 'zip'", "TYPE must be one of tar, rdiff, not 'zip'", ""),
+        (TREE, "TYPE = 'zip'", "TYPE must be one of tar, rdiff, chunks, not 'zip'", ""),
         (TREE, "MAX_INCREMENTAL_COUNT = True", "MAX_INCREMENTAL_COUNT must be a whole number, not True", ""),
         (TREE, "EXCLUDE = '*.tmp'", "EXCLUDE must be a list of texts, not '*.tmp'", ""),
         (TREE, "EXCLUDE = [1]", "EXCLUDE must be a list of texts, not [1]", ""),

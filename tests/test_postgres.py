@@ -38,7 +38,6 @@ def forget() -> None:
     """What is looked up once in a run."""
     from btw_backup import process
 
-    process.locate.cache_clear()
     postgres_server.installed.cache_clear()
 
 

@@ -344,7 +344,9 @@ def test_many_tables_become_one(store: ChunkStore) -> None:
     assert all(list(Index(store.folder).find(digest)) == [location] for digest, location in rows.items())
 
 
-@pytest.mark.parametrize("damage", [lambda c: c[:-1], lambda c: b"", lambda c: bytes(len(c)), lambda c: c[:10] + b"!" + c[11:]])
+@pytest.mark.parametrize(
+    "damage", [lambda c: c[:-1], lambda c: b"", lambda c: bytes(len(c)), lambda c: c[:10] + b"!" + c[11:]]
+)
 def test_a_damaged_table_is_left_out(store: ChunkStore, damage) -> None:  # type: ignore[no-untyped-def]
     index = Index(store.folder)
     index.add(b"a" * 32, (b"b" * 32, 0, 1))
@@ -354,7 +356,9 @@ def test_a_damaged_table_is_left_out(store: ChunkStore, damage) -> None:  # type
     assert list(Index(store.folder).find(b"a" * 32)) == []
 
 
-def packed(store: ChunkStore, contents: Iterable[bytes], avoid: frozenset[str] = frozenset()) -> list[tuple[str, int, int]]:
+def packed(
+    store: ChunkStore, contents: Iterable[bytes], avoid: frozenset[str] = frozenset()
+) -> list[tuple[str, int, int]]:
     index = Index(store.folder)
     with writing(store, print, wait=1) as out:
         packer = Packer(out, index, avoid)
@@ -369,7 +373,10 @@ def test_small_contents_are_packed_in_order_and_only_once(store: ChunkStore) -> 
     contents = [noise(50_000, seed) for seed in range(200)]
     first = packed(store, [*contents, *contents])
     assert first[:200] == first[200:]
-    assert len({name for name, _, _ in first}) == -(-200 * 50_000 // (SIZE + 50_000)) or len(list(store.chunks.rglob("*.zst"))) == 3
+    assert (
+        len({name for name, _, _ in first}) == -(-200 * 50_000 // (SIZE + 50_000))
+        or len(list(store.chunks.rglob("*.zst"))) == 3
+    )
     for content, (name, offset, length) in zip(contents, first, strict=False):
         assert store.read(name)[offset : offset + length] == content
     assert packed(store, reversed(contents)) == first[199::-1]
@@ -568,7 +575,9 @@ def test_contents_come_in_order_each_chunk_read_once(store: ChunkStore, monkeypa
     plain = store.read
     monkeypatch.setattr(store, "read", lambda name: count.append(name) or plain(name))
     members = [
-        member(f"{n}-{part}", extents=((name, 1000 * part, 1000),)) for n, name in enumerate(stored) for part in range(5)
+        member(f"{n}-{part}", extents=((name, 1000 * part, 1000),))
+        for n, name in enumerate(stored)
+        for part in range(5)
     ]
     whole = member("all", extents=tuple((name, 0, 100_000) for name in stored[-5:]))
     reader = Contents(store, [*members, whole])
@@ -601,7 +610,12 @@ def test_little_is_read_ahead_and_nothing_in_vain(store: ChunkStore, monkeypatch
 def test_one_bad_chunk_spoils_only_what_is_in_it(store: ChunkStore) -> None:
     one, two, three = put(store, b"one", b"two", b"three")
     store.path(two).unlink()
-    members = [member("1", extents=((one, 0, 3),)), member("2", extents=((two, 0, 3),)), member("3", extents=((three, 0, 6),)), member("4", extents=((three, 0, 5),))]
+    members = [
+        member("1", extents=((one, 0, 3),)),
+        member("2", extents=((two, 0, 3),)),
+        member("3", extents=((three, 0, 6),)),
+        member("4", extents=((three, 0, 5),)),
+    ]
     found: list[bytes | str] = []
     reader = Contents(store, members)
     for _, content in reader:
@@ -610,7 +624,12 @@ def test_one_bad_chunk_spoils_only_what_is_in_it(store: ChunkStore) -> None:
         except DamagedPart as error:
             found.append(error.message)
     reader.close()
-    assert found == [b"one", f"the chunk {two} is missing", f"the manifest asks for more than the chunk {three} has", b"three"]
+    assert found == [
+        b"one",
+        f"the chunk {two} is missing",
+        f"the manifest asks for more than the chunk {three} has",
+        b"three",
+    ]
 
 
 def test_the_library_is_what_syncs() -> None:
