@@ -10,11 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from pytimeparse.timeparse import timeparse
-
 from btw_backup import __version__, log, progress
-from btw_backup.commands import COMMANDS
-from btw_backup.commands.command import Command, Context
+from btw_backup.commands import NAMES, command
+from btw_backup.commands.command import Command, Context, duration
 from btw_backup.errors import FatalUserError, Interrupted
 
 STATUSES = """\
@@ -29,6 +27,10 @@ exit status:
   70 a bug, with a traceback
   130 interrupted (128 + the number of the signal)
 """
+
+
+_WITH_VALUE = ("--config-dir", "--fields", "--lock-wait")
+"""Options before the command whose value is the next word."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,12 +62,11 @@ def _open_closed_outputs() -> None:
 
 def _run(arguments: list[str]) -> int:
     try:
-        args = build_parser().parse_args(arguments)
-        command: Command = args.command
+        args = build_parser(_wanted(arguments)).parse_args(arguments)
         progress.JSON_LINES, progress.QUIET = args.json_progress, args.quiet
-        context = Context(command, args)
+        context = Context(args.command, args)
         _open_log(context, arguments)
-        command.run(context, args)
+        args.command.run(context, args)
         status = 0
     except SystemExit as end:  # argparse has said what it had to say
         return int(end.code or 0)
@@ -119,30 +120,47 @@ def _open_log(context: Context, arguments: list[str]) -> None:
     log.debug("started: " + " ".join([log.PROG, *arguments]))
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of all commands."""
+def _wanted(arguments: list[str]) -> Sequence[str]:
+    """The names of the commands that the parser needs: loading all takes longer than an unchanged source to look at."""
+    rest = iter(arguments)
+    for argument in rest:
+        if argument in _WITH_VALUE:
+            next(rest, None)
+        elif not argument.startswith("-"):
+            return [argument] if argument in NAMES else NAMES
+    return NAMES
+
+
+def build_parser(names: Sequence[str] = NAMES) -> argparse.ArgumentParser:
+    """The parser of the commands `names`."""
     prog = _prog()
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Keeps filesystems, PostgreSQL databases and more; sends them off-site; gives them back.",
         epilog=STATUSES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_formatter,
     )
     _add_common(parser, top=True)
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    subparsers = parser.add_subparsers(title="subcommands", required=True, metavar="COMMAND")
-    for command in COMMANDS:
+    subparsers = parser.add_subparsers(title="subcommands", required=True, metavar="COMMAND", prog=prog)
+    for one in map(command, names):
         sub = subparsers.add_parser(
-            command.name,
-            help=command.help,
-            description=_description(command),
-            usage=command.usage and f"{prog} {command.name} {command.usage}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            one.name,
+            help=one.help,
+            description=_description(one),
+            usage=one.usage and f"{prog} {one.name} {one.usage}",
+            formatter_class=_formatter,
         )
-        command.arguments(sub)
+        one.arguments(sub)
         _add_common(sub, top=False)
-        sub.set_defaults(command=command)
+        sub.set_defaults(command=one)
     return parser
+
+
+def _formatter(prog: str) -> argparse.HelpFormatter:
+    """As wide as the terminal; without one, argparse would load shutil and all compressors to ask for the width."""
+    width = None if sys.stdout.isatty() else int(os.environ.get("COLUMNS") or 80) - 2
+    return argparse.RawDescriptionHelpFormatter(prog, width=width)
 
 
 def _description(command: Command) -> str:
@@ -170,7 +188,7 @@ def _add_common(parser: argparse.ArgumentParser, top: bool) -> None:
     add("--json-progress", action="store_true", default=False, help="tell the progress in JSON lines on standard error")
     add(
         "--lock-wait",
-        type=_duration,
+        type=duration,
         default=None,
         metavar="DURATION",
         help="how long to wait for another run; 0 does not",
@@ -179,10 +197,3 @@ def _add_common(parser: argparse.ArgumentParser, top: bool) -> None:
 
 def _absolute(text: str) -> Path:
     return Path(text).expanduser().absolute()
-
-
-def _duration(text: str) -> float:
-    seconds = float(text) if text.isdecimal() else timeparse(text)
-    if seconds is None or seconds < 0:
-        raise argparse.ArgumentTypeError(f"not a duration: {text}")
-    return float(seconds)

@@ -21,7 +21,17 @@ def stamp_of(moment: datetime) -> str:
 
 def moment_of(stamp: str) -> datetime:
     """The aware moment that a stamp names; ValueError if it is none."""
-    return datetime.strptime(stamp, STAMP_FORMAT).replace(tzinfo=UTC)
+    if not STAMP.fullmatch(stamp):
+        raise ValueError(f"not a stamp: {stamp}")
+    return datetime.fromisoformat(stamp).replace(tzinfo=UTC)  # strptime takes 4 ms to load
+
+
+def seconds_of(duration: str) -> float | None:
+    """The seconds of a duration in words, such as "24h" or "2 days"; None if it is none."""
+    from pytimeparse.timeparse import timeparse  # noqa: PLC0415 - most runs have no duration to read
+
+    seconds = timeparse(duration)
+    return None if seconds is None else float(seconds)
 
 
 def free_stamp(taken: str | None, now: Callable[[], datetime] = utc_now) -> str:

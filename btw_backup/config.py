@@ -5,8 +5,8 @@ it, nor any folder or link on the way to it: it is code that runs as root.
 """
 
 import ast
-import difflib
 import os
+import re
 import shlex
 import stat
 import traceback
@@ -18,15 +18,16 @@ from types import MappingProxyType
 from typing import Any
 
 from btw_backup.errors import ImproperlyConfigured, Interrupted
-from btw_backup.settings import BY_NAME, COMPRESSIONS, DATABASE, GENERAL, SETTINGS, TREE, TYPES, Setting
+from btw_backup.settings import BY_NAME, COMMAND, COMPRESSIONS, DATABASE, GENERAL, SETTINGS, TREE, TYPES, Setting
 
 __all__ = [
-    "COMPRESSIONS", "DATABASE", "GENERAL", "SETTINGS", "TREE", "TYPES",
+    "COMMAND", "COMPRESSIONS", "DATABASE", "GENERAL", "SETTINGS", "TREE", "TYPES",
     "Config", "Setting", "defaults", "examine", "inheriting", "load", "refuse_changeable", "shortcomings",
 ]  # fmt: skip
 
 _MAX_SIZE = 1 << 20
 _MAX_LINKS = 40
+_PASSWORD = re.compile(r"(://[^:/@\s]*:)[^@\s]*(?=@)")
 _Lines = Mapping[str, int]
 
 
@@ -140,14 +141,20 @@ def _checked(name: str, given: Mapping[str, Any], place: str, where: str) -> Any
     if where not in setting.where:
         raise ImproperlyConfigured(f"{place}: {name} does not belong here, but in {' or '.join(setting.where)}")
     try:
-        return setting.check(given[name])
+        value = setting.check(given[name])
+        if where in setting.choices and value not in setting.choices[where]:
+            raise ValueError
+        return value
     except (ValueError, TypeError, OverflowError):
         if setting.needs and setting.needs not in given:  # the graver one, and what the old script said
             raise ImproperlyConfigured(f"you must specify {setting.needs} in the general configuration") from None
-        raise ImproperlyConfigured(f"{place}: {name} must be {setting.kind}, not {_shown(given[name])}") from None
+        message = f"{place}: {name} must be {setting.kind_in(where)}, not {_shown(given[name])}"
+        raise ImproperlyConfigured(message) from None
 
 
 def _suggestion(name: str, where: str) -> str:
+    import difflib  # noqa: PLC0415 - most configurations have no mistake
+
     allowed = [setting.name for setting in SETTINGS if where in setting.where]
     close = difflib.get_close_matches(name, allowed, 1) or difflib.get_close_matches(name, BY_NAME, 1)
     return f"did you mean {close[0]}?" if close else "a variable of your own starts with _ or is in lower case"
@@ -155,7 +162,7 @@ def _suggestion(name: str, where: str) -> str:
 
 def _shown(value: Any) -> str:
     try:
-        return f"{value!r:.200}"
+        return _PASSWORD.sub(r"\1***", f"{value!r:.200}")
     except ValueError:  # a number of more digits than Python prints
         return f"this {type(value).__name__}"
 

@@ -9,13 +9,15 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 
-from btw_backup import config, jobs, places, process
+from btw_backup import config, jobs, overview, places, process
 from btw_backup.clock import STAMP, moment_of
-from btw_backup.errors import FatalUserError
+from btw_backup.errors import FatalUserError, NoCatalogue
 from btw_backup.findings import ERROR, OK, WARNING, Finding, judge_clock, judge_space
+from btw_backup.jobs import Job
 from btw_backup.offsite import sync
 from btw_backup.offsite.state import SyncState
 from btw_backup.patient import Patient
+from btw_backup.sources.command import source_of
 
 VERSION_LIMIT = 30.0
 
@@ -49,11 +51,12 @@ def _user(patient: Patient) -> Iterator[Finding]:
 
 
 def _programs(patient: Patient) -> Iterator[Finding]:
-    rdiff = bool(patient.databases) or any(job.keeper == "rdiff" for job in patient.trees)
+    databases = (jobs.database_job(patient.config_dir, name) for name in patient.databases)
+    rdiff = any(job.keeper == "rdiff" for job in (*patient.trees, *databases))
     wanted = {
         "tar": ("every filesystem", True),
         "setpriv": ("every program that is started", True),
-        "rdiff-backup": ("type rdiff and databases", rdiff),
+        "rdiff-backup": ("type rdiff", rdiff),
         "ps": ("rdiff-backup", rdiff),
         "s3cmd": ("S3_URI_PREFIX", "S3_URI_PREFIX" in patient.general),
     }
@@ -177,6 +180,17 @@ def _sources(patient: Patient) -> Iterator[Finding]:
             yield Finding(ERROR, what, f"its source {job.source} is empty", "is it mounted? if so, ALLOW_EMPTY = True")
         else:
             yield Finding(OK, what, f"{job.source}, type {job.keeper}")
+    for job in patient.commands:
+        yield _command(job)
+
+
+def _command(job: Job) -> Finding:
+    what = f"command {job.name}"
+    try:
+        source_of(job).fingerprint()
+    except FatalUserError as error:
+        return Finding(ERROR, what, error.message, error.hint)
+    return Finding(OK, what, f"{job.settings['URL'] or job.settings['COMMAND'][0]}, type {job.keeper}")
 
 
 def _postgresql(patient: Patient) -> Iterator[Finding]:
@@ -226,6 +240,16 @@ def _offsite(patient: Patient) -> Iterator[Finding]:
         yield Finding(WARNING, "sync state", count, "btw-backup sync sends them; sync-state --list shows them")
 
 
+def _catalogue(patient: Patient) -> Iterator[Finding]:
+    if "CATALOG" not in patient.general or "ROOT_PATH" not in patient.general:
+        return  # a file, which is made when it is needed
+    try:
+        overview.probe(patient.general, patient.config_dir)
+        yield Finding(OK, "catalogue", "its PostgreSQL answers")
+    except NoCatalogue as error:
+        yield Finding(WARNING, "catalogue", error.message, error.hint)
+
+
 CHECKS: Mapping[str, Callable[[Patient], Iterator[Finding]]] = {
     "configuration": _configuration,
     "user": _user,
@@ -237,4 +261,5 @@ CHECKS: Mapping[str, Callable[[Patient], Iterator[Finding]]] = {
     "jobs": _sources,
     "PostgreSQL": _postgresql,
     "off-site": _offsite,
+    "catalogue": _catalogue,
 }

@@ -26,6 +26,7 @@ class Entry:
     negative. `target` is a link's text, or for a hard link the path of the earlier entry. `xattrs` are as the kernel
     names them (``user.x``, ``security.capability``, ``system.posix_acl_access``). `size` is that of the content with
     its holes; `extents` are the (offset, length) parts that are not holes, None for a file without any hole.
+    `digests` are the SHA-256 and the lengths of what the content without its holes is made of, if that is known.
     """
 
     path: bytes
@@ -41,3 +42,4 @@ class Entry:
     device: tuple[int, int] = (0, 0)
     xattrs: Mapping[str, bytes] = field(default_factory=dict)
     extents: tuple[tuple[int, int], ...] | None = None
+    digests: tuple[tuple[str, int], ...] = ()

@@ -10,6 +10,7 @@
         TimedOut                  1   a program that we invoked ran out of time and was killed
       NotFound                    1   no such backup, path or destination
       WouldOverwrite              1   something is already where the result should go
+      NoCatalogue                 1   the catalogue cannot be used; files are read instead
       Incomplete                  3   done, but something could not be read, or changed while it was
       Locked                      4   another run holds the lock
       Damaged                     5   stored data is not what was stored
@@ -19,6 +20,9 @@
 
 Anything else that escapes is a bug: status 70, with a traceback.
 """
+
+TRY_ANOTHER = "another backup may be well; list shows them"
+"""The hint where a backup is damaged."""
 
 
 class FatalUserError(Exception):
@@ -66,6 +70,10 @@ class WouldOverwrite(FatalUserError):
     """Something is already where the result should go."""
 
 
+class NoCatalogue(FatalUserError):
+    """The catalogue is locked, of a newer version, out of reach, or there is no room for it."""
+
+
 class Incomplete(FatalUserError):
     """Done, but something could not be read, or changed while it was read."""
 
@@ -85,7 +93,14 @@ class Damaged(FatalUserError):
 
 
 class DamagedPart(Damaged):
-    """The content of one file is not what was stored; what follows can be read all the same."""
+    """The content of one file is not what was stored; what follows can be read all the same.
+
+    If `length` is not 0, so many bytes of it are missing, and who goes on with its content gets what is behind them.
+    """
+
+    def __init__(self, message: str, hint: str = "", length: int = 0) -> None:
+        super().__init__(message, hint)
+        self.length = length
 
 
 class NotOffsite(FatalUserError):

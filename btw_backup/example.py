@@ -1,10 +1,10 @@
 """The configuration files that we write: commented, and working as they stand."""
 
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from btw_backup.settings import DATABASE, GENERAL, SETTINGS, TREE, Setting
+from btw_backup.settings import COMMAND, DATABASE, GENERAL, SETTINGS, TREE, Setting
 
 WIDTH = 100
 HEAD = """\
@@ -17,6 +17,7 @@ LOCAL_ONLY = """\
 ELSEWHERE = {
     TREE: "In <name>.<hash>/config.py, which fs-init makes, for one filesystem:",
     DATABASE: "In <database>.py, or global.py for the roles and tablespaces, for one database:",
+    COMMAND: "In command/<name>.py, which command-init makes, for one command or URL:",
 }
 BASIC = ("ROOT_PATH", "OFFSITE", "S3_URI_PREFIX", "S3CMD_CONFIG")
 _OBSOLETE = ("AWSCLI_PROFILE",)
@@ -44,6 +45,19 @@ def tree(keeper: str) -> str:
         lines += ["MAX_INCREMENTAL_COUNT=10\n", 'MAX_INCREMENTAL_SPAN="24h"\n']
     wanted = ["EXCLUDE", "ONE_FILE_SYSTEM", *(["COMPRESSION"] if keeper == "tar" else [])]
     return "".join(lines) + "\n" + "\n".join(map(_block, _named(*wanted)))
+
+
+def command(keeper: str, words: Sequence[str], url: str = "", token_file: Path | None = None) -> str:
+    """The file of a new command: of the program and arguments `words`, or of a URL."""
+    head = "The bytes that this gives are kept, if it ends well. Check with: btw-backup config check"
+    lines = [f'TYPE = "{keeper}"\n']
+    if words:
+        lines.append(f"COMMAND = {list(words)!r}\n")
+    if url:
+        lines.append(f"URL = {url!r}\n")
+    if token_file:
+        lines.append(f"TOKEN_FILE = {str(token_file)!r}\n")
+    return _comment(head) + "".join(lines) + "\n" + "\n".join(map(_block, _named("TIMEOUT", "ALLOW_EMPTY")))
 
 
 def _of(where: str) -> list[Setting]:

@@ -9,7 +9,7 @@ memory grows with the depth of the tree, not with its size.
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 
 from btw_backup import files
@@ -17,6 +17,7 @@ from btw_backup.attributes import Complaints, Dresser, is_fatal
 from btw_backup.descent import Descent, Folder
 from btw_backup.entries import Entry, Kind
 from btw_backup.errors import FatalUserError
+from btw_backup.filling import Content, fill, pieces_of
 from btw_backup.log import printable
 from btw_backup.stream import Behind
 
@@ -30,8 +31,6 @@ _NODE_TYPES = {
     Kind.CHARACTER_DEVICE: stat.S_IFCHR,
     Kind.BLOCK_DEVICE: stat.S_IFBLK,
 }
-
-Content = Iterable[memoryview]
 
 
 class Extraction:
@@ -149,7 +148,7 @@ class Extraction:
     def _write_now(self, folder: Folder, making: bytes, descriptor: int, entry: Entry, content: Content) -> None:
         at = folder.descriptor
         try:
-            _fill(descriptor, entry, content)
+            fill(descriptor, entry, content)
             self._dresser.dress(descriptor, entry, new=folder.known)
             if not self._fresh:
                 self._move_in(folder, making, entry)
@@ -165,20 +164,23 @@ class Extraction:
     def _write_behind(self, folder: Folder, name: bytes, descriptor: int, entry: Entry, content: Content) -> None:
         """Have another thread do it, with all of the content in memory. The folder can be left before it is done:
         neither content nor attributes of a file touch its folder."""
-        pieces: list[memoryview] = []
+        pieces: list[memoryview | int] = []
         try:
-            for piece in content:
+            for piece in pieces_of(content):
                 pieces.append(piece)
         except BaseException:
-            _fill(descriptor, entry, pieces)
+            fill(descriptor, entry, pieces)
             self._set_aside(folder, name, descriptor, entry)
             os.close(descriptor)
             raise
+        if int in map(type, pieces):
+            self._write_now(folder, name, descriptor, entry, pieces)
+            return
         known = folder.known
 
         def job() -> None:
             try:
-                _fill(descriptor, entry, pieces)
+                fill(descriptor, entry, pieces)
                 self._dresser.dress(descriptor, entry, new=known)
             except OSError as error:
                 if is_fatal(error):
@@ -245,23 +247,3 @@ class Extraction:
             self._complaints.is_damaged(f"{printable(entry.path)} cannot be made: {error.strerror}")
         else:
             self._complaints.could_not(entry.path, f"it could not be made: {error.strerror}")
-
-
-def _fill(descriptor: int, entry: Entry, content: Content) -> None:
-    """Write the content of a file; what lies between its extents becomes holes."""
-    if entry.extents is None:
-        for piece in content:
-            files.write_all(descriptor, piece)
-        return
-    pieces = iter(content)
-    piece = memoryview(b"")
-    for offset, length in entry.extents:
-        os.lseek(descriptor, offset, os.SEEK_SET)
-        left = length
-        while left:
-            piece = piece or next(pieces)
-            part = piece[:left]
-            files.write_all(descriptor, part)
-            left -= len(part)
-            piece = piece[len(part) :]
-    os.ftruncate(descriptor, entry.size)

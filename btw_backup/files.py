@@ -4,12 +4,11 @@
 ``.tmp-``; whoever holds the lock of a folder may sweep those it finds there.
 """
 
-import ctypes
 import errno
 import os
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -35,26 +34,41 @@ def written_behind(out: BinaryIO) -> Iterator[BinaryIO]:
 
     When the block has ended well, all of it is on the disk. An error of the thread's is raised then.
     """
+    with _again_and_again(lambda: os.fdatasync(out.fileno())):
+        yield out
+    os.fsync(out.fileno())
+
+
+@contextmanager
+def filesystem_written_behind(descriptor: int) -> Iterator[None]:
+    """As `written_behind`, for all that is written meanwhile on the filesystem of an open file."""
+    with _again_and_again(lambda: sync_filesystem(descriptor)):
+        yield
+    sync_filesystem(descriptor)
+
+
+@contextmanager
+def _again_and_again(sync: Callable[[], None]) -> Iterator[None]:
+    """Have a thread call `sync` while the block lasts. What that raised is raised at the end of the block."""
     ended = threading.Event()
     errors: list[OSError] = []
 
-    def sync_again_and_again() -> None:
+    def work() -> None:
         try:
             while not ended.wait(0.2):
-                os.fdatasync(out.fileno())
+                sync()
         except OSError as error:
             errors.append(error)
 
-    thread = threading.Thread(target=sync_again_and_again, daemon=True)
+    thread = threading.Thread(target=work, daemon=True)
     thread.start()
     try:
-        yield out
+        yield
     finally:
         ended.set()
         thread.join()
-    if errors:  # the kernel tells an error once: a second fsync would be believed wrongly
+    if errors:  # the kernel tells an error once: another sync would be believed wrongly
         raise errors[0]
-    os.fsync(out.fileno())
 
 
 def sync_folder(folder: Path) -> None:
@@ -74,6 +88,8 @@ def publish(temporary: Path, final: Path) -> None:
 
 def exchange(one: Path, other: Path) -> None:
     """Let two folders have each other's name, in one step that survives; OSError where the filesystem cannot."""
+    import ctypes  # noqa: PLC0415 - most runs do without
+
     here, both = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
     if ctypes.CDLL(None, use_errno=True).renameat2(here, os.fsencode(one), here, os.fsencode(other), both):
         number = ctypes.get_errno()
@@ -147,6 +163,8 @@ def sync_filesystem(descriptor: int) -> None:
     An error of any write since the descriptor was opened is raised, so it must be opened before the first (syncfs(2),
     Linux 5.8).
     """
+    import ctypes  # noqa: PLC0415 - as above
+
     if ctypes.CDLL(None, use_errno=True).syncfs(descriptor):
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from btw_backup.log import size_text
+
 OK, WARNING, ERROR = "ok", "warning", "error"
 EARLIEST, LATEST = datetime(2026, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
 """This program is younger than the one, and nobody lives to see the other."""
@@ -34,22 +36,15 @@ def judge_clock(now: datetime, address: str | None, newest: datetime | None) -> 
 
 def judge_space(what: str, free: int, total: int, names: bool, largest: int) -> Finding:
     """Whether the next backup will fit: `names` says if there are inodes left, `largest` is the size of the last."""
-    detail = f"{_size(free)} of {_size(total)} free"
+    detail = f"{size_text(free)} of {size_text(total)} free"
     if not names:
         return Finding(ERROR, what, "no inodes left", "remove files there, or make the filesystem anew with more")
     if free < LEAST_FREE:
         return Finding(ERROR, what, detail, "make room")
     if free < largest:
         return Finding(
-            WARNING, what, f"{detail}, and the largest of the newest backups took {_size(largest)}", "make room"
+            WARNING, what, f"{detail}, and the largest of the newest backups took {size_text(largest)}", "make room"
         )
     if free < total / 20:
         return Finding(WARNING, what, detail, "make room")
     return Finding(OK, what, detail)
-
-
-def _size(count: float) -> str:
-    units = ["bytes", "KiB", "MiB", "GiB", "TiB"]
-    while count >= 1024 and units[1:]:
-        count, units = count / 1024, units[1:]
-    return f"{count:.{0 if units[0] == 'bytes' else 1}f} {units[0]}"

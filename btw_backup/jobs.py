@@ -1,10 +1,12 @@
 """Jobs: what a configuration directory says is to be backed up, and how.
 
-The layout is the old script's: ``<name>.<hash>/`` for a tree, ``<db>.py`` and ``global.py`` for databases.
+The layout is the old script's: ``<name>.<hash>/`` for a tree, ``<db>.py`` and ``global.py`` for databases. What is new
+is ``command/<name>.py``.
 """
 
 import base64
 import os
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +15,13 @@ import mmh3
 
 from btw_backup import config, files, locks
 from btw_backup.config import Config
-from btw_backup.errors import FatalUserError, ImproperlyConfigured
+from btw_backup.errors import FatalUserError, ImproperlyConfigured, WouldOverwrite
 
 GLOBALS = "global"
 """The name that stands for a server's roles and tablespaces; no database can have it."""
+
+_LONGEST_NAME = 200
+"""Bytes: the name of a file that a stamp and endings are added to."""
 
 LOCK_WAIT = 10.0
 """How many seconds two fs-init at once wait for each other."""
@@ -135,7 +140,8 @@ def database_job(config_dir: Path, database: str) -> Job:
         settings = config.defaults(config_dir, config.DATABASE)  # such a name cannot have a file
     else:
         settings = _database_settings(config_dir, database)
-    return Job(database, database, "rdiff", settings, config_dir / ".stage")
+    keeper = settings["TYPE"] or config.TYPES[config.DATABASE][0]
+    return Job(database, database, keeper, settings, config_dir / ".stage")
 
 
 def _conflict(found: list[Path]) -> ImproperlyConfigured:
@@ -167,6 +173,59 @@ def _database_settings(config_dir: Path, database: str) -> Config:
     return config.defaults(config_dir / f"{database}.py", config.DATABASE)
 
 
+def command_file(config_dir: Path, name: str) -> Path:
+    """The file of the command `name`. Raises `FatalUserError` for what cannot be a name."""
+    if "/" in name or not name or name.startswith(".") or not name.isprintable() or len(name.encode()) > _LONGEST_NAME:
+        raise FatalUserError(f"a name cannot hold a slash, start with a dot, or have more than 200 bytes: {name!r}")
+    return config_dir / "command" / f"{name}.py"
+
+
+def command_job(config_dir: Path, name: str, *, from_stdin: bool = False) -> Job:
+    """The job of the command `name`; one that takes standard input need not have a file."""
+    path = command_file(config_dir, name)
+    if path.exists():
+        settings = config.load(path, config.COMMAND)
+        for problem in () if from_stdin else _unclear(settings):
+            raise problem
+    elif from_stdin:
+        settings = config.defaults(path, config.COMMAND)
+    else:
+        hint = f"command-init {shlex.quote(name)} -- PROGRAM ARGS… makes it; --stdin keeps standard input"
+        raise FatalUserError(f"there is no command {name}: {path} is missing", hint)
+    return Job(name, name, settings["TYPE"] or config.TYPES[config.COMMAND][0], settings, config_dir / ".stage")
+
+
+def _unclear(settings: Config) -> Iterator[ImproperlyConfigured]:
+    """What is wrong with a command's file as a whole. TYPE alone is fine, for standard input."""
+    given = [name for name in ("COMMAND", "URL") if name in settings]
+    if len(given) != 1:
+        what = "COMMAND and URL both" if given else "neither COMMAND nor URL"
+        yield ImproperlyConfigured(f"{settings.path} sets {what}, and one is needed", "" if given else "or use --stdin")
+    if "TOKEN_FILE" in settings and "URL" not in settings:
+        yield ImproperlyConfigured(f"{settings.path} sets TOKEN_FILE without URL")
+
+
+def command_names(config_dir: Path) -> list[str]:
+    """The commands that have a file."""
+    return sorted(path.stem for path in (config_dir / "command").glob("*.py") if not path.name.startswith("."))
+
+
+def make_command(config_dir: Path, name: str, content: str) -> Path:
+    """Create the file of a new command; it appears whole."""
+    path = command_file(config_dir, name)
+    files.make_folder(path.parent)
+    with locks.lock(config_dir, exclusive=True, wait=LOCK_WAIT):
+        if os.path.lexists(path):
+            raise WouldOverwrite(f"there is already a command {name}: {path}")
+        files.write_whole(path, content.encode())
+        try:
+            command_job(config_dir, name)
+        except FatalUserError:
+            path.unlink()
+            raise
+    return path
+
+
 def examined(config_dir: Path) -> Iterator[tuple[Path, list[ImproperlyConfigured]]]:
     """Every file of the configuration, with all that is wrong with it."""
     general, problems = config.examine(config_dir / "config.py", config.GENERAL)
@@ -181,6 +240,10 @@ def examined(config_dir: Path) -> Iterator[tuple[Path, list[ImproperlyConfigured
         for path in found:
             conflict = [_conflict(found)] if path in found[1:] else []
             yield path, config.examine(path, config.DATABASE)[1] + conflict
+    for name in command_names(config_dir):
+        settings, problems = config.examine(command_file(config_dir, name), config.COMMAND)
+        only_type = not {"COMMAND", "URL", "TOKEN_FILE"} & settings.values.keys()
+        yield settings.path, problems or ([] if only_type else list(_unclear(settings)))
 
 
 def _misplaced(config_dir: Path, folder: Path) -> list[ImproperlyConfigured]:

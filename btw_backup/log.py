@@ -5,7 +5,6 @@ every message and every command line that was run, with times.
 """
 
 import logging
-import logging.handlers
 import os
 import sys
 import time
@@ -18,8 +17,8 @@ _logger.propagate = False
 _logger.setLevel(logging.DEBUG)
 
 
-class _PrivateFile(logging.handlers.WatchedFileHandler):
-    """A log file of mode 0600 that is opened anew when it was rotated away, and never ends a run."""
+class _PrivateFile(logging.FileHandler):
+    """A log file of mode 0600 that never ends a run."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         """A full disk under the log must not stop a backup."""
@@ -48,6 +47,14 @@ def printable(text: str | bytes) -> str:
         else c.encode("utf-8", "surrogateescape").decode("latin-1").encode("unicode_escape").decode()
         for c in text
     )
+
+
+def size_text(count: float) -> str:
+    """A number of bytes for people: ``1.5 GiB``."""
+    units = ["bytes", "KiB", "MiB", "GiB", "TiB"]
+    while count >= 1024 and units[1:]:
+        count, units = count / 1024, units[1:]
+    return f"{count:.{0 if units[0] == 'bytes' else 1}f} {units[0]}"
 
 
 def debug(message: str) -> None:

@@ -44,6 +44,17 @@ class Patient:
         return found
 
     @cached_property
+    def commands(self) -> list[Job]:
+        """The commands that are sound."""
+        found = []
+        for name in jobs.command_names(self.config_dir):
+            try:
+                found.append(jobs.command_job(self.config_dir, name))
+            except FatalUserError:
+                continue  # as above; or it is for standard input
+        return found
+
+    @cached_property
     def newest(self) -> Mapping[str, tuple[str, Record | None]]:
         """The newest stamp of every dst, with its record if it has one."""
         return dict(_newest(self.root)) if self.root else {}

@@ -1,7 +1,6 @@
 """ROOT_PATH and the dsts in it: names that stay inside, an id that tells a mounted disk from an empty mount point."""
 
 import os
-import uuid
 from pathlib import Path
 
 from btw_backup import files, locks
@@ -48,6 +47,8 @@ def check_identity(root: Path, config_dir: Path) -> None:
         return
     with locks.lock(config_dir, exclusive=True, wait=LOCK_WAIT):
         if not has_identity(root, config_dir):  # another first run was faster
+            import uuid  # noqa: PLC0415 - once in the life of an installation
+
             identity = _content(root / ID_FILE) or f"{uuid.uuid4()}\n".encode()
             files.write_whole(root / ID_FILE, identity)
             files.write_whole(config_dir / ID_COPY, identity)

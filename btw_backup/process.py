@@ -90,13 +90,14 @@ class Child:
         self.process.stdin.close()
         return descriptor
 
-    def finish(self, accepted: Sequence[int] = (0,)) -> int:
-        """Wait for the end; its status if `accepted`, else `ProgramFailed` with the last line of standard error."""
+    def finish(self, accepted: Sequence[int] = (0,), shown: int = 1) -> int:
+        """Wait for the end; its status if `accepted`, else `ProgramFailed` with the last lines of standard error, as
+        many as are to be `shown`."""
         status = self.process.wait()
         self.reader.join()
         debug(f"{self.name} [{self.process.pid}] ended with {status}")
         if status not in accepted:
-            raise ProgramFailed(self._complaint(status), returncode=status)
+            raise ProgramFailed(self._complaint(status, shown), returncode=status)
         return status
 
     def kill(self) -> None:
@@ -106,10 +107,10 @@ class Child:
         self.process.wait()
         self.reader.join()
 
-    def _complaint(self, status: int) -> str:
+    def _complaint(self, status: int, shown: int) -> str:
         how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
-        last = next((line for line in reversed(self.last_lines) if line.strip()), "")
-        return f"{self.name} {how}" + (f": {last}" if last else "")
+        last = [line for line in self.last_lines if line.strip()][-shown:]
+        return f"{self.name} {how}" + (f": {'; '.join(last)}" if last else "")
 
 
 @contextmanager
@@ -177,14 +178,14 @@ def run(
     on_line: Callable[[bytes], bool | None] | None = None,
 ) -> bytes:
     """Run `command` to its end and give back what it printed. Raises `ProgramFailed`, `MissingProgram`."""
-    with started(command, env=env, cwd=cwd, stdin=stdin, on_line=on_line) as child, _time_limit(child, timeout):
+    with started(command, env=env, cwd=cwd, stdin=stdin, on_line=on_line) as child, time_limit(child, timeout):
         output = child.stdout.read()
         child.finish(accepted)
         return output
 
 
 @contextmanager
-def _time_limit(child: Child, seconds: float | None) -> Iterator[None]:
+def time_limit(child: Child, seconds: float | None) -> Iterator[None]:
     """Kill `child` after `seconds`, and then say so instead of what its death caused."""
     if seconds is None:
         yield

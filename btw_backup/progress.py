@@ -7,8 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from setproctitle import getproctitle, setproctitle
-
 JSON_LINES = False
 """Set by ``--json-progress``: JSON objects on standard error, two a second."""
 
@@ -22,6 +20,8 @@ Advance = Callable[[int], None]
 @contextmanager
 def shown(what: str, total: int | None) -> Iterator[Advance]:
     """Show the progress of `what`, of which `total` bytes are expected, while the block lasts."""
+    from setproctitle import getproctitle, setproctitle  # noqa: PLC0415 - nothing is shown while nothing is read
+
     before = getproctitle()
     done = 0
     due = time.monotonic()

@@ -1,6 +1,7 @@
-"""Gives backups back: a tree, paths of one, a dump, or the plain stream.
+"""Gives trees back, or paths of one.
 
 A tree is built in a private folder beside its target, and renamed in when all of it is there, proved and on the disk.
+What an interrupted restore built is used by the next one.
 What is not what was stored never gets the name that was asked for, but that name with ``.damaged``.
 """
 
@@ -10,23 +11,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from btw_backup import files, log, progress, staging
 from btw_backup.attributes import Complaints
 from btw_backup.entries import Entry, Kind
-from btw_backup.errors import Damaged, DamagedPart, FatalUserError, Incomplete, NotFound, WouldOverwrite
+from btw_backup.errors import TRY_ANOTHER, Damaged, DamagedPart, Incomplete, NotFound, WouldOverwrite
 from btw_backup.extract import Extraction
 from btw_backup.keepers import Content, Keeper, Report, Wanted
 from btw_backup.log import printable
 from btw_backup.records import Backup
 from btw_backup.selection import Selection, sockets_of
-from btw_backup.stream import PIECE, read_ahead
 
 SHOWN = 10
 """How many names are shown of those that something is wrong with."""
 
-_OTHERS = "another backup may be well; list shows them"
 _READINGS = 3
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
@@ -68,17 +66,26 @@ def _is_empty(path: Path) -> bool:
 
 
 def _into_new(keeper: Keeper, backup: Backup, wish: Wish) -> None:
-    staging.sweep(wish.target)
-    with staging.private_folder(wish.target) as (path, descriptor):
+    from btw_backup import resume  # noqa: PLC0415 - what it needs takes 0.1 s to load
+
+    identity = resume.identity_of(backup, wish.paths)
+    with (
+        staging.left_by(wish.target, identity) as left,
+        staging.private_folder(wish.target, identity) as (path, descriptor),
+    ):
+        staging.sweep(wish.target)
         complaints = Complaints()
         selection = Selection(backup, wish.paths)
-        with closing(Extraction(descriptor, complaints, fresh=True)) as extraction:
-            _extract(keeper, backup, selection, extraction, complaints)
+        with (
+            files.filesystem_written_behind(descriptor),
+            closing(Extraction(descriptor, complaints, fresh=True)) as extraction,
+            closing(resume.Resumption(backup, left, descriptor, selection.takes, complaints)) as resumption,
+        ):
+            _extract(keeper, backup, selection, extraction, complaints, takes=resumption.takes)
         if not complaints.damaged:
             selection.check()
         elif not extraction.count:
-            raise Damaged(f"{backup.address} is damaged: {complaints.damaged[0]}", _OTHERS)
-        files.sync_filesystem(descriptor)
+            raise Damaged(f"{backup.address} is damaged: {complaints.damaged[0]}", TRY_ANOTHER)
         final = staging.damaged_name(wish.target) if complaints.damaged else wish.target
         staging.publish(path, final)
     _end(backup, complaints, final)
@@ -91,7 +98,8 @@ def _into_existing(keeper: Keeper, backup: Backup, wish: Wish) -> None:
         _survey(keeper, backup, wish, descriptor)
         complaints = Complaints()
         with closing(Extraction(descriptor, complaints, fresh=False, force=wish.force)) as extraction:
-            _extract(keeper, backup, Selection(backup, wish.paths), extraction, complaints)
+            selection = Selection(backup, wish.paths)
+            _extract(keeper, backup, selection, extraction, complaints, takes=selection.takes)
         files.sync_filesystem(descriptor)
     finally:
         os.close(descriptor)
@@ -121,8 +129,8 @@ def _survey(keeper: Keeper, backup: Backup, wish: Wish, top: int) -> None:
 def _selected(keeper: Keeper, backup: Backup, selection: Selection, complaints: Complaints) -> Iterator[Entry]:
     """The entries that are selected, without their content."""
     try:
-        with _members(keeper, backup, "check", selection.takes, complaints.is_damaged) as members:
-            for entry, content in members:
+        with members(keeper, backup, "check", selection.takes, complaints.is_damaged) as found:
+            for entry, content in found:
                 _read_through(content, complaints)
                 yield entry
     except Damaged as error:
@@ -144,12 +152,18 @@ def _collides(entry: Entry, top: int, force: bool) -> bool:
 
 
 def _extract(
-    keeper: Keeper, backup: Backup, selection: Selection, extraction: Extraction, complaints: Complaints
+    keeper: Keeper,
+    backup: Backup,
+    selection: Selection,
+    extraction: Extraction,
+    complaints: Complaints,
+    *,
+    takes: Wanted,
 ) -> None:
-    """Write what is selected. Damage ends the reading, and is noted; what is there by then is finished."""
+    """Write what `selection` takes. Damage ends the reading, and is noted; what is there by then is finished."""
     try:
-        with _members(keeper, backup, "restore", selection.takes, complaints.is_damaged) as members:
-            for entry, content in members:
+        with members(keeper, backup, "restore", takes, complaints.is_damaged) as found:
+            for entry, content in found:
                 _write(extraction, entry, content, complaints)
         _extract_postponed(keeper, backup, selection, extraction, complaints)
         for socket in sockets_of(backup, selection):
@@ -182,8 +196,8 @@ def _extract_postponed(
     for _ in range(_READINGS):
         if not selection.postponed:
             return
-        with _members(keeper, backup, "restore hard links", selection.awaits, lambda message: None) as members:
-            for entry, content in members:
+        with members(keeper, backup, "restore hard links", selection.awaits, lambda message: None) as found:
+            for entry, content in found:
                 for one in selection.waiting_for(entry):
                     _write(extraction, one, content, complaints)
     for target, links in selection.postponed.items():
@@ -192,24 +206,16 @@ def _extract_postponed(
 
 
 @contextmanager
-def _opened(keeper: Keeper, backup: Backup, what: str) -> Iterator[BinaryIO]:
-    """The plain stream of `backup`, read ahead, with progress."""
-    total = backup.record.length if backup.record else None
-    with progress.shown(what, total) as advance, keeper.open(backup) as stream, read_ahead(stream, advance) as ahead:
-        yield ahead
-
-
-@contextmanager
-def _members(
+def members(
     keeper: Keeper, backup: Backup, what: str, wanted: Wanted, report: Report
 ) -> Iterator[Iterator[tuple[Entry, Content]]]:
     """The entries of the tree `backup` that are `wanted`, with progress."""
     total = backup.record.length if backup.record else None
     with (
         progress.shown(what, total) as advance,
-        keeper.members(backup, wanted, report, advance) as members,
+        keeper.members(backup, wanted, report, advance) as found,
     ):
-        yield members
+        yield found
 
 
 def _end(backup: Backup, complaints: Complaints, final: Path) -> None:
@@ -217,7 +223,7 @@ def _end(backup: Backup, complaints: Complaints, final: Path) -> None:
     _show([f"{os.fsdecode(path)}: {what}" for path, what in complaints.unset[:SHOWN]], complaints.unset_count)
     _show(complaints.damaged, complaints.damaged_count)
     if complaints.damaged:
-        raise Damaged(f"{backup.address} is damaged; what could be read of it is in {final}", _OTHERS)
+        raise Damaged(f"{backup.address} is damaged; what could be read of it is in {final}", TRY_ANOTHER)
     if complaints.unset_count:
         number = complaints.unset_count
         message = f"restored to {final}, but not quite as it was: {number} thing{'s' if number > 1 else ''} failed"
@@ -229,48 +235,3 @@ def _show(messages: Sequence[str], count: int) -> None:
         log.warn(message)
     if count > SHOWN:
         log.warn(f"… and {count - SHOWN} more")
-
-
-def dump(keeper: Keeper, backup: Backup, target: Path, *, force: bool) -> None:
-    """Write a dump to the new file `target`, or with `force` to an existing one. Raises as `tree` does."""
-    if os.path.lexists(target) and not (force and target.is_file()):
-        hint = "give the name of a file in it" if target.is_dir() else "give a new name, or --force to replace it"
-        raise WouldOverwrite(f"{target} exists", hint)
-    if not target.parent.is_dir():
-        raise NotFound(f"there is no folder {target.parent}", f"mkdir -p {target.parent}")
-    temporary = staging.temporary_name(target)
-    final, error = target, None
-    try:
-        with files.create(temporary) as out:
-            try:
-                stream_to(keeper, backup, out)
-            except Damaged as found:
-                final, error = staging.damaged_name(target), found
-            os.fsync(out.fileno())
-        files.publish(temporary, final)
-    finally:
-        temporary.unlink(missing_ok=True)
-    if error is not None:
-        raise Damaged(f"{error.message}; what could be read of it is in {final}", error.hint)
-
-
-def stream_to(keeper: Keeper, backup: Backup, out: BinaryIO) -> None:
-    """Write the plain stream of `backup` to `out`: the tar archive of a tree, or the dump."""
-    with _opened(keeper, backup, "restore") as stream:
-        while piece := stream.read(PIECE):
-            files.write_all(out.fileno(), piece)
-
-
-def database(keeper: Keeper, backup: Backup, name: str, *, connection: str, force: bool) -> None:
-    """Restore a dump into the new database `name`. It is read and proved once before the server sees any of it."""
-    from btw_backup.sources import postgres_restore  # noqa: PLC0415 - psycopg takes 0.1 s to load
-
-    if backup.kind != "db":
-        raise FatalUserError(f"{backup.address} is not a dump of a database")
-    with _opened(keeper, backup, "check") as stream:
-        while stream.read(PIECE):
-            pass
-    with _opened(keeper, backup, "restore") as stream:
-        beside = backup.path.parent  # has room for a dump, where the folder for temporary files may have none
-        scratch = beside if os.access(beside, os.W_OK) else None
-        postgres_restore.restore_database(stream, name, connection=connection, force=force, scratch=scratch)

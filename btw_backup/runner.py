@@ -8,8 +8,11 @@ from btw_backup.config import Config
 from btw_backup.errors import FatalUserError, Incomplete, NotOffsite
 from btw_backup.jobs import Job
 from btw_backup.keepers import Kept, Place, unchanged
-from btw_backup.listing import KEEPERS
+from btw_backup.listing import keeper
 from btw_backup.offsite import sync
+from btw_backup.records import Backup
+from btw_backup.running import Running
+from btw_backup.scrub.announced import Announced
 from btw_backup.sources import Produced, Source
 
 SHOWN = 10
@@ -17,29 +20,53 @@ SHOWN = 10
 
 
 def back_up(
-    general: Config, config_dir: Path, job: Job, source: Source, place: Place, *, wait: float, reread: bool = False
+    general: Config,
+    config_dir: Path,
+    job: Job,
+    source: Source,
+    place: Place,
+    *,
+    wait: float,
+    reread: bool = False,
+    verify: bool = False,
+    run: Running | None = None,
 ) -> None:
     """Make a backup of `source` and send what is owed, also what earlier runs could not send, also if keeping failed.
 
-    Raises what keeping raised; else `NotOffsite`, which wins over `Incomplete`.
+    `run` is told what was kept. Raises what keeping raised; else `NotOffsite`, which wins over `Incomplete`.
     """
-    owe = sync.owe_all(general, config_dir)
+    owe = Announced(sync.owe_all(general, config_dir))
     problems: list[FatalUserError] = []
     log.debug(f"backing up {source.kind} {source.name} to {place.dst}")
     try:
         alarm = unchanged.shrinking(place, source, source.fingerprint())
-        kept = KEEPERS[job.keeper].keep(job, source, place, owe, reread=reread)
+        kept = keeper(job.keeper).keep(job, source, place, owe, reread=reread)
     except FatalUserError as error:
         problems.append(error)
     else:
+        if run:
+            run.kept = kept
         problems.extend(_shortcomings(source, kept))
         if alarm:
             problems.append(Incomplete(alarm, "it is kept as it is now; is a disk missing?"))
+        if kept.backup and (verify or job.settings["VERIFY"]):
+            problems.extend(_verified(kept.backup, owe, wait))
     try:
         sync.send(general, config_dir, wait=wait)
     except FatalUserError as error:
         problems.append(error)
     end(problems)
+
+
+def _verified(backup: Backup, announced: Announced, wait: float) -> list[FatalUserError]:
+    """What is wrong with what was just written."""
+    from btw_backup.scrub.verification import verify  # noqa: PLC0415 - what it needs takes time to load
+
+    try:
+        verify(backup, announced.chunks(), wait=wait)
+    except FatalUserError as error:
+        return [error]
+    return []
 
 
 def each(things: Iterable[tuple[str, Callable[[], None]]]) -> None:

@@ -1,17 +1,19 @@
 """Every name that a configuration file may set: where, what it must be, its default, and what it means."""
 
 import os
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from pytimeparse.timeparse import timeparse
+from btw_backup.clock import seconds_of
 
 COMPRESSIONS = ("zstd", "bzip2", "gzip", "xz", "none")
-TYPES = ("tar", "rdiff", "chunks")
-GENERAL, TREE, DATABASE = "config.py", "a filesystem's config.py", "a database's file"
+GENERAL, TREE, DATABASE, COMMAND = "config.py", "a filesystem's config.py", "a database's file", "a command's file"
+TYPES = {TREE: ("tar", "rdiff", "chunks"), DATABASE: ("rdiff", "chunks", "file"), COMMAND: ("chunks", "file")}
+"""The keepers that each kind of source can have, and how it is kept if nobody says: the first."""
 
 Check = Callable[[Any], Any]
 """Gives back the value that the program works with; ValueError or TypeError if the one in the file is of no use."""
@@ -22,7 +24,7 @@ class Setting:
     """One name that a configuration file may set.
 
     `kind` says in words what it must be; `example` is Python, the default where there is one. `needs` is another
-    setting without which this one is worth nothing.
+    setting without which this one is worth nothing. `choices` are the only values in some kinds of files.
     """
 
     name: str
@@ -33,6 +35,11 @@ class Setting:
     example: str
     meaning: str
     needs: str = ""
+    choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def kind_in(self, where: str) -> str:
+        """What it must be in a file of the kind `where`."""
+        return "one of " + ", ".join(self.choices[where]) if where in self.choices else self.kind
 
 
 def _text(value: Any) -> str:
@@ -66,10 +73,10 @@ def _count(value: Any) -> int:
 
 
 def _seconds(value: Any) -> float:
-    seconds = timeparse(_text(value))
+    seconds = seconds_of(_text(value))
     if seconds is None or not 0 <= seconds < 1e10:
         raise ValueError
-    return float(seconds)
+    return seconds
 
 
 def _one_of(*choices: str) -> Check:
@@ -87,6 +94,22 @@ def _texts(value: Any) -> tuple[str, ...]:
     return tuple(_text(item) for item in value)
 
 
+def _command(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple) or not value or not all(isinstance(word, str) for word in value):
+        raise ValueError
+    program = _text(value[0])
+    if any("\0" in word for word in value) or ("/" in program and not os.path.isabs(program)):
+        raise ValueError
+    return tuple(value)
+
+
+def _url(value: Any) -> str:
+    found = re.fullmatch(r"https?://(?P<host>[^/?#@\s]+)(?:[/?][^#\s]*)?", _text(value))
+    if not found or not found[0].isascii() or not found[0].isprintable():
+        raise ValueError
+    return found[0]
+
+
 def _targets(value: Any) -> Mapping[str, Mapping[str, Any]]:
     if not isinstance(value, dict):
         raise ValueError
@@ -96,12 +119,23 @@ def _targets(value: Any) -> Mapping[str, Mapping[str, Any]]:
     return MappingProxyType({name: MappingProxyType(dict(target)) for name, target in value.items()})
 
 
+def _postgresql(value: Any) -> str:
+    text = _text(value)
+    if not text.startswith(("postgresql://", "postgresql+psycopg://")):
+        raise ValueError
+    return text
+
+
 def _prefix(value: Any) -> str:
     text = _text(value)
     bucket = text.removeprefix("s3://").partition("/")[0]
     if not text.startswith("s3://") or not bucket:
         raise ValueError
     return text
+
+
+def _types_in_words() -> str:
+    return "one of " + "; ".join(f"{', '.join(types)} in {where}" for where, types in TYPES.items())
 
 
 SETTINGS = (
@@ -130,8 +164,22 @@ SETTINGS = (
         "how long one call of s3cmd may take",
     ),
     Setting(
+        "GRACE", (GENERAL,), "a duration", _seconds, 86400.0, '"24h"',
+        "how long ``undelete`` can bring back what ``rm`` removed, before ``cleanup`` frees its room",
+    ),
+    Setting(
+        "PROTECT_YOUNG", (GENERAL,), "a duration", _seconds, 86400.0, '"24h"',
+        "``rm`` removes a backup that is younger only with ``--force``",
+    ),
+    Setting(
         "LOG", (GENERAL,), "an absolute path", _path, None, '"/var/log/btw-backup.log"',
         "the log file; by default ``btw-backup.log`` in the configuration directory",
+    ),
+    Setting(
+        "CATALOG", (GENERAL,), "postgresql+psycopg://USER@HOST/DATABASE", _postgresql, None,
+        '"postgresql+psycopg://backup@db.example.org/catalogue"',
+        "the database of the catalogue; several installations may share it. By default ``catalogue.sqlite`` in the "
+        "configuration directory. Passwords belong in ``~/.pgpass``",
     ),
     Setting(
         "AWSCLI_PROFILE", (GENERAL,), "anything", _anything, None, '"backup"',
@@ -142,16 +190,33 @@ SETTINGS = (
         "how new archives of type ``tar`` are compressed; a filesystem's own comes before the general one",
     ),
     Setting(
-        "TYPE", (TREE,), "one of " + ", ".join(TYPES), _one_of(*TYPES), None, '"tar"',
-        "how backups are kept. Required",
+        "TYPE", (TREE, DATABASE, COMMAND), _types_in_words(), _text, None, '"chunks"',
+        "how backups are kept. Required for a filesystem; else the first of those is the default", choices=TYPES,
+    ),
+    Setting(
+        "COMMAND", (COMMAND,), "a list: a program, by its name or absolute path, and its arguments", _command,
+        None, '["mysqldump", "--all-databases"]',
+        "what is run, without a shell; its standard output is the backup, if it ends with 0",
+    ),
+    Setting(
+        "URL", (COMMAND,), "a URL that begins with http:// or https://, without a password", _url, None,
+        '"https://wiki.example.org/export"', "what is fetched, in place of ``COMMAND``",
+    ),
+    Setting(
+        "TOKEN_FILE", (COMMAND,), "an absolute path", _path, None, '"/root/wiki-token"',
+        "the file with the bearer token for ``URL``, which nobody else may read",
+    ),
+    Setting(
+        "TIMEOUT", (COMMAND,), "a duration", _seconds, 86400.0, '"24h"',
+        "how long ``COMMAND`` or ``URL`` may take altogether",
     ),
     Setting(
         "MAX_INCREMENTAL_COUNT", (TREE, DATABASE), "a whole number", _count, 10, "10",
-        "how many incrementals a full may have; type ``rdiff`` and databases",
+        "how many incrementals a full may have; type ``rdiff``",
     ),
     Setting(
         "MAX_INCREMENTAL_SPAN", (TREE, DATABASE), "a duration", _seconds, 86400.0, '"24h"',
-        "how long after a full the next full is due; type ``rdiff`` and databases",
+        "how long after a full the next full is due; type ``rdiff``",
     ),
     Setting(
         "EXCLUDE", (TREE, DATABASE), "a list of texts", _texts, (), '["*.tmp", "/cache"]',
@@ -166,8 +231,12 @@ SETTINGS = (
         "whether to leave out folders that a valid ``CACHEDIR.TAG`` marks",
     ),
     Setting(
-        "ALLOW_EMPTY", (TREE, DATABASE), "True or False", _flag, False, "False",
+        "ALLOW_EMPTY", (TREE, DATABASE, COMMAND), "True or False", _flag, False, "False",
         "whether an empty source is a backup and not an error",
+    ),
+    Setting(
+        "VERIFY", (TREE, DATABASE), "True or False", _flag, False, "False",
+        "whether to read back from the disk what a run has written, and to compare it",
     ),
     Setting(
         "CONNECTION", (DATABASE,), "a connection string", _text, "", '"host=/run/postgresql port=5432"',

@@ -4,18 +4,20 @@ import errno
 import fcntl
 import os
 import re
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
 
 from btw_backup import files, log
 from btw_backup.descent import clean
-from btw_backup.errors import WouldOverwrite
+from btw_backup.errors import Interrupted, WouldOverwrite
 from btw_backup.extract import DAMAGED
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_KEPT_NAME = 60  # characters of the target's name in that of the folder where it is built
+_KEPT_NAME = 55  # characters of the target's name in that of the folder where it is built
+_MOST_LEFT = 10  # restores of the same that died one after the other
 
 
 def temporary_name(target: Path) -> Path:
@@ -24,22 +26,87 @@ def temporary_name(target: Path) -> Path:
 
 
 @contextmanager
-def private_folder(target: Path) -> Iterator[tuple[Path, int]]:
+def private_folder(target: Path, identity: str = "") -> Iterator[tuple[Path, int]]:
     """A new folder of ours alone beside `target`, and its descriptor; removed if it was not renamed by the end.
 
-    It is locked, so that others can tell whether who made it is alive.
+    It is locked, so that others can tell whether who made it is alive. With an `identity` (digits) it stays if we are
+    interrupted, for `left_by` to find it.
     """
-    path = temporary_name(target)
-    path.mkdir(0o700)
-    descriptor = os.open(path, _FOLDER)
+    path, descriptor = _made(target, identity)
+    stays = False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
         clean(descriptor)
         yield path, descriptor
+    except Interrupted:
+        stays = bool(identity) and os.path.lexists(path)
+        if stays:
+            log.warn(f"{path} holds what was restored so far", "restore it again to go on there, or remove that folder")
+        raise
     finally:
         os.close(descriptor)
-        if os.path.lexists(path):
+        if not stays:
             files.remove(path)
+
+
+def _made(target: Path, identity: str) -> tuple[Path, int]:
+    """A new folder that is locked. Another restore may see it before it is, and take it for what a dead one left."""
+    numbers = count()
+    while True:
+        path = target.parent / _name_of(target, identity, next(numbers)) if identity else temporary_name(target)
+        try:
+            path.mkdir(0o700)
+            descriptor = os.open(path, _FOLDER)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return path, descriptor
+        except (FileExistsError, FileNotFoundError, BlockingIOError):
+            if not identity or not target.parent.is_dir():
+                raise
+
+
+def _name_of(target: Path, identity: str, number: int) -> str:
+    return f"{files.TEMPORARY}{identity}{number:02}-{target.name[:_KEPT_NAME]}"
+
+
+@contextmanager
+def left_by(target: Path, identity: str) -> Iterator[list[int]]:
+    """The folders, open and locked, that restores to `target` of the same `identity` left when they died.
+
+    They are removed at the end, unless we are interrupted. Only those are taken that nobody but us could ever enter.
+    """
+    with ExitStack() as stack:
+        found = {}
+        for number in range(_MOST_LEFT) if identity else ():
+            path = target.parent / _name_of(target, identity, number)
+            descriptor = _locked(path)
+            if descriptor is not None:
+                stack.callback(os.close, descriptor)
+                found[path] = descriptor
+        stay = False
+        try:
+            yield list(found.values())
+        except Interrupted:
+            stay = True
+            raise
+        finally:
+            for path in () if stay else found:
+                files.remove(path)
+
+
+def _locked(path: Path) -> int | None:
+    """The descriptor of the folder `path`, now locked; None if it is not ours alone, or its maker lives."""
+    try:
+        descriptor = os.open(path, _FOLDER)
+    except OSError:
+        return None
+    status = os.fstat(descriptor)
+    try:
+        if (status.st_uid, stat.S_IMODE(status.st_mode)) == (os.geteuid(), 0o700):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return descriptor
+    except BlockingIOError:
+        pass  # another restore is at work
+    os.close(descriptor)
+    return None
 
 
 def sweep(target: Path) -> None:

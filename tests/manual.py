@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from btw_backup.cli import STATUSES
-from btw_backup.commands import COMMANDS
+from btw_backup.commands import NAMES, command
 from btw_backup.settings import SETTINGS, Setting
 from tests.conftest import REPOSITORY
 
@@ -48,8 +48,8 @@ def synopsis() -> str:
     ended = subprocess.run([sys.executable, "-c", called], check=True, capture_output=True, text=True, env=environment)
     usage = ended.stdout.partition("\n\n")[0].removeprefix("usage: ")
     usage = re.sub(r"^ {7}", "", usage, flags=re.MULTILINE)  # it was indented by the word that is gone
-    width = max(len(command.name) for command in COMMANDS)
-    commands = "\n".join(f"{command.name:{width}}  {command.help}" for command in COMMANDS)
+    width = max(map(len, NAMES))
+    commands = "\n".join(f"{name:{width}}  {command(name).help}" for name in NAMES)
     return "::\n\n" + textwrap.indent(f"{usage}\n\n{commands}", "  ")
 
 
@@ -64,7 +64,8 @@ def setting_text(setting: Setting) -> str:
     places = " or ".join(where.replace("config.py", "``config.py``") for where in setting.where)
     how = "for example" if setting.default in (None, "", ()) else "by default"
     meaning = setting.meaning[0].upper() + setting.meaning[1:].rstrip(".")
-    text = f"{kind}, in {places}; {how} ``{setting.example}``. {meaning}."
+    where = kind.replace("config.py", "``config.py``") if setting.choices else f"{kind}, in {places}"
+    text = f"{where}; {how} ``{setting.example}``. {meaning}."
     wrapped = textwrap.fill(text, WIDTH, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
     return f"``{setting.name}``\n{wrapped}"
 

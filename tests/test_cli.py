@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from btw_backup import cli
-from btw_backup.commands import COMMANDS
+from btw_backup.commands import NAMES
 from tests.conftest import Installation
 
 
 def test_A01_help_names_every_command(btw: Installation) -> None:
     text = btw("--help").out
-    for name in ("fs", "fs-init", "list", "db", "sync", "sync-state", *(command.name for command in COMMANDS)):
+    for name in ("fs", "fs-init", "list", "db", "sync", "sync-state", *NAMES):
         assert f"    {name} " in text
     assert "exit status:" in text and "6  kept here" in text
 
@@ -29,9 +29,9 @@ def test_X6_a_bare_call_prints_the_usage(btw: Installation) -> None:
     assert ended.err.startswith("usage: btw_backup ") and ended.out == ""
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
-def test_every_command_has_help_with_an_example(btw: Installation, command: cli.Command) -> None:
-    text = btw(command.name, "--help").out
+@pytest.mark.parametrize("name", NAMES)
+def test_every_command_has_help_with_an_example(btw: Installation, name: str) -> None:
+    text = btw(name, "--help").out
     assert "example:\n  btw-backup " in text, text
 
 
@@ -88,3 +88,12 @@ def test_a_name_that_looks_like_an_option_is_a_name(btw: Installation) -> None:
 def test_hostile_names_do_not_reach_the_terminal(btw: Installation, source: Path) -> None:
     ended = btw("list", "no\x1b[31msuch", status=1)
     assert "\x1b" not in ended.err
+
+
+def test_options_before_the_command_do_not_hide_it(btw: Installation) -> None:
+    """Only the command that is called is loaded; what stands before it may look like another one."""
+    (btw.top / "list").symlink_to(btw.config_dir)
+    for options in (("--lock-wait", "0"), ("-q",), ("--fields", "fs"), ("--config-dir", "list")):
+        assert btw(*options, "fs-init", status=2).err.startswith("usage: btw_backup fs-init ")
+    everything = btw("nonsense", status=2).err
+    assert "invalid choice: 'nonsense'" in everything and "'fs-init'" in everything and "'doctor'" in everything

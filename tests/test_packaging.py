@@ -59,6 +59,11 @@ def test_installed_command_backs_up_and_restores(installed: Path, tmp_path: Path
     assert (tmp_path / "back/etc/hosts").read_text() == "127.0.0.1 localhost\n"
 
 
+def test_installed_package_has_what_goes_into_a_store(installed: Path) -> None:
+    (folder,) = installed.parent.glob("lib/python*/site-packages/btw_backup/store/rescue")
+    assert {"README.txt", "RESTORE.py"} <= {path.name for path in folder.iterdir()}
+
+
 def test_installed_environment_is_consistent(installed: Path) -> None:
     ended = run(installed / "pip", "--disable-pip-version-check", "check")
     assert ended.returncode == 0, ended.stdout + ended.stderr

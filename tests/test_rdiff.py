@@ -323,20 +323,6 @@ def test_no_file_of_another_place_is_given_away(tmp_path: Path) -> None:
     assert (folder / "deep" / "own").stat().st_uid == folder.stat().st_uid == 65534
 
 
-def test_remove_takes_a_full_with_its_incrementals(desk: Desk) -> None:
-    desk.settings["MAX_INCREMENTAL_COUNT"] = 1
-    made = states(4, 3000)
-    for content in made:
-        desk.keep(content)
-    first, second, *_ = desk.backups()
-    with pytest.raises(FatalUserError, match="cannot be removed alone"):
-        KEEPER.remove(second)
-    KEEPER.remove(first)
-    assert desk.contents() == made[2:]
-    assert len(list((desk.place.folder / records.FOLDER).iterdir())) == 2
-    assert not [path for path in desk.place.folder.iterdir() if path.name.startswith(files.TEMPORARY)]
-
-
 def test_a_backup_that_is_not_there(desk: Desk) -> None:
     desk.keep(b"one")
     [backup] = desk.backups()

@@ -8,13 +8,15 @@ order, because the manual begins with the restore.
 
 import os
 import re
+import sqlite3
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from btw_backup.commands import COMMANDS
+from btw_backup.commands import NAMES
 from tests import manual
 from tests.conftest import REPOSITORY
 from tests.servers import Postgres, postgres, shop  # noqa: F401 - fixtures
@@ -46,7 +48,7 @@ def test_part_is_that_of_the_code(name: str) -> None:
 
 def test_every_command_is_in_the_manual() -> None:
     prose = TEXT.replace(manual.part(TEXT, "synopsis"), "")
-    assert [command.name for command in COMMANDS if not re.search(rf"(btw-backup |``){command.name}\b", prose)] == []
+    assert [name for name in NAMES if not re.search(rf"(btw-backup |``){name}\b", prose)] == []
 
 
 def test_manual_has_what_the_test_needs() -> None:
@@ -61,6 +63,9 @@ def machine(tmp_path: Path, shop: Postgres) -> Iterator[Path]:
         (tmp_path / folder).mkdir(mode=0o755)
     subprocess.run(["cp", "-a", "/etc/.", tmp_path / "etc"], check=True)
     (tmp_path / "etc/ssh").mkdir(exist_ok=True)
+    (tmp_path / "srv/notes").mkdir()
+    with closing(sqlite3.connect(tmp_path / "srv/notes/notes.db")) as notes, notes:
+        notes.execute("CREATE TABLE note (text)")
     (tmp_path / "etc/ssh/sshd_config").touch()
     shop.sql("CREATE ROLE root SUPERUSER LOGIN")
     yield tmp_path

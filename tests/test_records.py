@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from btw_backup import records
+from btw_backup import records, specs
 from btw_backup.errors import Damaged, FatalUserError, NotFound, UsageError
 from btw_backup.records import Backup, Record
 
@@ -72,29 +72,29 @@ BACKUPS = [
     ],
 )
 def test_G03_specs(spec: str, expected: list[int]) -> None:
-    assert [STAMPS.index(backup.stamp) for backup in records.resolve(BACKUPS, spec, NOW)] == expected
+    assert [STAMPS.index(backup.stamp) for backup in specs.resolve(BACKUPS, spec, NOW)] == expected
 
 
 @pytest.mark.parametrize("spec", ["5", "2026-10-31", "60 days ago", "tag:none", "nonsense", "2027-01-01..", "T", ""])
 def test_G04_what_is_not_there(spec: str) -> None:
     with pytest.raises((NotFound, UsageError)):
-        records.resolve(BACKUPS, spec, NOW)
+        specs.resolve(BACKUPS, spec, NOW)
 
 
 def test_a_prefix_of_several_is_refused() -> None:
     with pytest.raises(UsageError, match="beginning of 2"):
-        records.resolve(BACKUPS, "2026-11-20T", NOW)
+        specs.resolve(BACKUPS, "2026-11-20T", NOW)
 
 
 def test_one_is_one() -> None:
     with pytest.raises(UsageError, match="names 5 backups"):
-        records.one(BACKUPS, "all", NOW)
+        specs.one(BACKUPS, "all", NOW)
 
 
 @given(st.text(max_size=40))
 def test_any_spec_is_an_answer_or_an_error_with_a_line(spec: str) -> None:
     try:
-        assert records.resolve(BACKUPS, spec, NOW)
+        assert specs.resolve(BACKUPS, spec, NOW)
     except FatalUserError as error:
         assert error.message
 
@@ -104,7 +104,7 @@ def test_any_spec_is_an_answer_or_an_error_with_a_line(spec: str) -> None:
     [("D", ("D", "latest")), ("a/b@1", ("a/b", "1")), ("a@b@first", ("a@b", "first")), ("a@", ("a", "latest"))],
 )
 def test_addresses(text: str, expected: tuple[str, str]) -> None:
-    assert records.address(text) == expected
+    assert specs.address(text) == expected
 
 
 def test_a_record_comes_back(tmp_path: Path) -> None:

@@ -22,8 +22,9 @@ from btw_backup.errors import Damaged, DamagedPart, FatalUserError
 from btw_backup.store import chunks, manifest, writer
 from btw_backup.store.chunker import LARGEST, SMALLEST, cut
 from btw_backup.store.chunks import ChunkStore
+from btw_backup.store.entry import entry_of
 from btw_backup.store.index import Index
-from btw_backup.store.manifest import End, Header, ManifestWriter, Member, entry_of, key_of
+from btw_backup.store.manifest import End, Header, ManifestWriter, Member, key_of
 from btw_backup.store.packing import SIZE, Packed, Packer
 from btw_backup.store.reader import AHEAD, KEPT, Contents
 from btw_backup.store.writer import ChunkWriter, writing
@@ -233,7 +234,7 @@ def test_the_same_content_is_stored_once(store: ChunkStore) -> None:
         assert not out.put([b"samesame"]).result().fresh
         assert out.stored == 0
     name = hashlib.sha256(b"samesame").hexdigest()
-    assert told == [f".store/chunks/{name[:2]}/{name}.zst"]
+    assert told == [f".store/chunks/{name[:2]}/{name}.zst", ".store/README.txt", ".store/RESTORE.py"]
 
 
 def test_f56_reuse_touches_the_chunk(store: ChunkStore) -> None:

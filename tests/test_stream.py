@@ -9,7 +9,7 @@ from typing import BinaryIO, cast
 import pytest
 
 from btw_backup.errors import Damaged
-from btw_backup.stream import BEHIND, DEPTH, JOBS, PIECE, Behind, read_ahead
+from btw_backup.stream import BEHIND, DEPTH, JOBS, PIECE, TOGETHER, Behind, read_ahead
 
 
 class Source:
@@ -81,7 +81,8 @@ def test_an_error_behind_is_raised_later() -> None:
     behind.put(1, fail)
     with pytest.raises(OSError, match="No space"):
         behind.finish()
-    behind.put(1, fail)
+    for _ in range(TOGETHER):
+        behind.put(1, fail)
     time.sleep(0.1)
     with pytest.raises(OSError, match="No space"):
         behind.has_room(1)

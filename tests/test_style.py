@@ -43,6 +43,10 @@ def public_nodes(module: ast.Module) -> list[ast.Module | ast.ClassDef | ast.Fun
     ]
 
 
+TO_BE_COPIED_ALONE = {"btw_backup/store/rescue/RESTORE.py"}
+"""What cannot be divided into modules: people carry it to machines where nothing of ours is."""
+
+
 def test_shape() -> None:
     """Functions are short; the limits are those that we set ourselves, with the longest named."""
     lengths = {
@@ -53,5 +57,5 @@ def test_shape() -> None:
     }
     assert {name: length for name, length in lengths.items() if length > 50} == {}
     assert statistics.median(lengths.values()) <= 8
-    long_modules = {str(path): count for path in SOURCES if (count := len(path.read_text().splitlines())) > 300}
-    assert long_modules == {}
+    long_modules = {str(path.relative_to(REPOSITORY)) for path in SOURCES if len(path.read_text().splitlines()) > 300}
+    assert long_modules <= TO_BE_COPIED_ALONE

@@ -1,29 +1,42 @@
 """The subcommands, listed by hand in the order of the help."""
 
-from btw_backup.commands import (
-    config,
-    db,
-    doctor,
-    explain,
-    fs,
-    fs_init,
-    init,
-    list,
-    restore,
-    sync,
-    sync_state,
+from importlib import import_module
+
+from btw_backup.commands.command import Command
+
+NAMES = (
+    "init",
+    "fs-init",
+    "fs",
+    "db",
+    "command-init",
+    "command",
+    "list",
+    "runs",
+    "find",
+    "diff",
+    "explain",
+    "restore",
+    "export",
+    "import",
+    "mount",
+    "rm",
+    "undelete",
+    "cleanup",
+    "scrub",
+    "distrust",
+    "sync",
+    "sync-state",
+    "catalogue",
+    "config",
+    "doctor",
 )
 
-COMMANDS = (
-    init.COMMAND,
-    fs_init.COMMAND,
-    fs.COMMAND,
-    db.COMMAND,
-    list.COMMAND,
-    explain.COMMAND,
-    restore.COMMAND,
-    sync.COMMAND,
-    sync_state.COMMAND,
-    config.COMMAND,
-    doctor.COMMAND,
-)
+_MODULES = {"command": "command_backup", "import": "import_"}
+"""The modules of those that cannot have the name of the command."""
+
+
+def command(name: str) -> Command:
+    """The subcommand `name`: only what is used is loaded."""
+    found: Command = import_module(f"{__name__}.{_MODULES.get(name, name.replace('-', '_'))}").COMMAND
+    return found

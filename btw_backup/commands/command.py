@@ -3,7 +3,7 @@
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from btw_backup import config, files, locks, log, places
+from btw_backup.clock import seconds_of
 from btw_backup.config import Config
-from btw_backup.errors import UsageError
+from btw_backup.errors import NotFound, UsageError
 from btw_backup.keepers import Place
 from btw_backup.log import printable
 
@@ -78,6 +79,14 @@ class Context:
                 files.sweep(place.folder)
             yield place
 
+    @contextmanager
+    def existing(self, dst: str) -> Iterator[Place]:
+        """As `place`, of a dst that is there: nobody makes it by asking for it. Raises `NotFound`."""
+        if not places.place(self.root, dst).folder.is_dir():
+            raise NotFound(f"there is no {dst} in {self.root}", "btw-backup list shows every destination")
+        with self.place(dst) as place:
+            yield place
+
     def answer(self, text: str) -> None:
         """One line on standard output."""
         sys.stdout.write(text + "\n")
@@ -87,15 +96,27 @@ class Context:
         if not (self.quiet or self._json or self._machine or self._fields):
             self.answer(f"{log.PROG}: {printable(message)}")
 
-    def show(self, rows: Sequence[Mapping[str, Any]], text: Callable[[Mapping[str, Any]], str]) -> None:
-        """A table: as `text` lines, or with --json as an array of objects, or with -m tab-separated."""
+    def show(self, rows: Iterable[Mapping[str, Any]], text: Callable[[Mapping[str, Any]], str]) -> None:
+        """A table: as `text` lines, or with --json as an array of objects, a line each, or with -m tab-separated.
+
+        Each row is shown before the next is taken.
+        """
         if self._fields:
-            rows = [self._chosen(row) for row in rows]
+            rows = map(self._chosen, rows)
         if self._json:
-            self.answer(json.dumps(list(rows), indent=1, ensure_ascii=True, default=str))
-        for row in () if self._json else rows:
-            bare = self._machine or self._fields
+            self._show_json(rows)
+            return
+        bare = self._machine or self._fields
+        for row in rows:
             self.answer("\t".join(_cell(value) for value in row.values()) if bare else text(row))
+
+    def _show_json(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        before = "["
+        for row in rows:
+            self.answer(before)
+            sys.stdout.write(json.dumps(row, ensure_ascii=True, default=str))
+            before = ","
+        self.answer("[]" if before == "[" else "\n]")
 
     def show_one(self, row: Mapping[str, Any], text: str) -> None:
         """A single answer: `text`, or with --json an object, or with -m its values."""
@@ -122,3 +143,11 @@ def _cell(value: Any) -> str:
 
 def no_arguments(parser: argparse.ArgumentParser) -> None:
     """For a command that has none."""
+
+
+def duration(text: str) -> float:
+    """For an option: a number of seconds, or as pytimeparse has it."""
+    seconds = float(text) if text.isdecimal() else seconds_of(text)
+    if seconds is None or not 0 <= seconds < 1e10:
+        raise argparse.ArgumentTypeError(f"not a duration: {text}")
+    return seconds

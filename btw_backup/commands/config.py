@@ -64,6 +64,9 @@ def _rows(context: Context) -> Iterator[dict[str, Any]]:
         yield from _effective(job.name, job.source, job.settings, context.config)
     for name in jobs.database_names(context.config_dir):
         yield from _effective(f"database {name}", name, jobs.database_job(context.config_dir, name).settings)
+    for name in jobs.command_names(context.config_dir):
+        settings = jobs.command_job(context.config_dir, name, from_stdin=True).settings
+        yield from _effective(f"command {name}", name, settings)
 
 
 def _effective(job: str, source: str, settings: Config, general: Config | None = None) -> Iterator[dict[str, Any]]:

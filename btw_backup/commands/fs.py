@@ -11,7 +11,7 @@ example:
 
 import argparse
 
-from btw_backup import jobs, runner
+from btw_backup import jobs, running
 from btw_backup.commands.command import EXCLUSIVE, Command, Context
 from btw_backup.commands.owner import add_owner, owner_of
 from btw_backup.sources.tree import Tree
@@ -23,15 +23,21 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("src", help="the source to backup")
     parser.add_argument("dst", help="the final destination directory where to put the backup")
     parser.add_argument("--reread", action="store_true", help="read everything, even if it looks unchanged")
+    parser.add_argument("--verify", action="store_true", help="read back what was written, and compare it")
     parser.add_argument("--allow-empty", action="store_true", help="an empty source is no error")
 
 
 def run(context: Context, args: argparse.Namespace) -> None:
     """Back up one tree."""
-    job = jobs.tree_job(context.config, context.config_dir, args.src)
-    tree = Tree(args.src, job.settings, job.stage, allow_empty=args.allow_empty, remembers=job.keeper == "chunks")
-    with context.place(args.dst, owner_of(args)) as place:
-        runner.back_up(context.config, context.config_dir, job, tree, place, wait=context.lock_wait, reread=args.reread)
+    with running.recorded(context.config_dir, "fs", args.src, args.dst) as noted:
+        job = jobs.tree_job(context.config, context.config_dir, args.src)
+        tree = Tree(args.src, job.settings, job.stage, allow_empty=args.allow_empty, remembers=job.keeper == "chunks")
+        tree.look_ahead()
+        from btw_backup import runner  # noqa: PLC0415 - it loads while the child looks
+
+        with context.place(args.dst, owner_of(args)) as place:
+            options = {"reread": args.reread, "verify": args.verify, "run": noted}
+            runner.back_up(context.config, context.config_dir, job, tree, place, wait=context.lock_wait, **options)
 
 
 COMMAND = Command(

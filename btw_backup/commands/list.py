@@ -2,53 +2,125 @@
 
 A full stands at the beginning of a line, its incrementals under it after one space.
 
+With --sizes: how large what was backed up is, how much its run added to the disk, how much rm of this backup alone and
+cleanup would free ("own"), and how much it shares with others. The last line of a DST is for all of it together.
+With --removed: what rm removed, and undelete can bring back.
+
 example:
   btw-backup list hosts/etc
+  btw-backup list hosts/etc --sizes
   btw-backup list --json
   btw-backup list hosts/etc --fields stamp,size
 """
 
 import argparse
-from collections.abc import Mapping
-from itertools import groupby
-from operator import itemgetter
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from btw_backup import listing, places
+from btw_backup import listing, removal, runner
+from btw_backup.clock import stamp_of
 from btw_backup.commands.command import Command, Context
-from btw_backup.errors import NotFound
+from btw_backup.errors import UsageError
+from btw_backup.keepers import Place
+from btw_backup.log import size_text
 from btw_backup.records import Backup
+
+if TYPE_CHECKING:
+    from btw_backup.sizes import Size, Sizes
+
+Row = Mapping[str, Any]
+_TITLE = "".join(f"{name:>12}" for name in ("size", "added", "own", "shared")) + "\n"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Fill the parser."""
     parser.add_argument("dst", nargs="?", help="the directory the backups are stored")
+    parser.add_argument("--sizes", action="store_true", help="show what room each backup takes")
+    parser.add_argument("--removed", action="store_true", help="list what rm removed")
 
 
 def run(context: Context, args: argparse.Namespace) -> None:
     """List one dst, or all."""
+    if args.sizes and args.removed:
+        raise UsageError("--sizes is for what is not removed")
     if args.dst is None:
-        _list_all(context)
+        found = list(listing.places(context.root, with_removed=args.removed))
+    else:
+        with context.existing(args.dst) as place:
+            found = [place]
+    if args.sizes:
+        _show_sizes(context, found, with_heads=args.dst is None)
         return
-    place = places.place(context.root, args.dst)
-    if not place.folder.is_dir():
-        raise NotFound(f"there is no {place.dst} in {context.root}", "btw-backup list shows every destination")
-    context.show([_row(backup) for backup in listing.backups(place)], _line)
+    look = _removed_rows if args.removed else _rows
+    line = _line_with_removal if args.removed else _line
+    _show(context, (row for place in found for row in look(place)), line, with_heads=args.dst is None)
 
 
-def _list_all(context: Context) -> None:
-    rows = [_row(backup) for place in listing.places(context.root) for backup in listing.backups(place)]
-    heads = {
-        id(rows_of[0]): dst for dst, rows_of in ((dst, list(same)) for dst, same in groupby(rows, itemgetter("dst")))
-    }
-    context.show(rows, lambda row: (f"{heads[id(row)]}:\n" if id(row) in heads else "") + _line(row))
+def _show(
+    context: Context, rows: Iterable[Row], line: Callable[[Row], str], *, title: str = "", with_heads: bool
+) -> None:
+    """The rows below the `title`, those of every dst under its name."""
+    shown = None
+
+    def headed(row: Row) -> str:
+        nonlocal shown, title
+        head = f"{row['dst']}:\n" if with_heads and row["dst"] != shown else ""
+        above, title, shown = title, "", row["dst"]
+        return above + head + line(row)
+
+    context.show(rows, headed)
 
 
-def _line(row: Mapping[str, Any]) -> str:
-    return str(row["name"]) if row["stamp"] == row["full"] else f" {row['name']}"
+def _rows(place: Place) -> Iterator[Row]:
+    return map(_row, listing.each(place))
 
 
-def _row(backup: Backup) -> dict[str, Any]:
+def _removed_rows(place: Place) -> Iterator[Row]:
+    for backup in listing.removed(place):
+        yield {**_row(backup), "removed": stamp_of(removal.removed_at(backup))}
+
+
+def _line_with_removal(row: Row) -> str:
+    return f"{_line(row)}  removed {row['removed']}"
+
+
+def _show_sizes(context: Context, found: Sequence[Place], *, with_heads: bool) -> None:
+    from btw_backup.sizes import Sizes  # noqa: PLC0415 - what it needs takes long to load
+
+    sizes = Sizes(context.root)
+    rows = (row for place in found for row in _rows_with_sizes(place, sizes))
+    _show(context, rows, _line_with_size, title=_TITLE, with_heads=with_heads)
+    runner.end([*sizes.problems])
+
+
+def _rows_with_sizes(place: Place, sizes: "Sizes") -> Iterator[Row]:
+    """The backups, and a last row for the dst, which is no backup: its stamp is null."""
+    row: Row = {}
+    size = stored = 0
+    for row in _rows(place):
+        yield {**row, **_both(sizes.backups.get((row["dst"], row["stamp"])))}
+        size, stored = size + (row["size"] or 0), stored + (row["stored"] or 0)
+    if row:
+        total = {**dict.fromkeys(row), "dst": place.dst, "name": "total", "size": size, "stored": stored}
+        yield {**total, **_both(sizes.dsts.get(place.dst))}
+
+
+def _both(size: "Size | None") -> Row:
+    return {"own": size and size.own, "shared": size and size.shared}
+
+
+def _line_with_size(row: Row) -> str:
+    numbers = (row[name] for name in ("size", "stored", "own", "shared"))
+    shown = "".join(f"{'-' if number is None else size_text(number):>12}" for number in numbers)
+    return f"{shown}  {_line(row)}"
+
+
+def _line(row: Row) -> str:
+    line = str(row["name"]) if row["stamp"] == row["full"] else f" {row['name']}"
+    return f"{line}  (not valid)" if row["valid"] is False else line
+
+
+def _row(backup: Backup) -> Row:
     record = backup.record
     return {
         "dst": backup.dst,

@@ -2,13 +2,15 @@
 
 DST is as list shows it. SPEC says which backup: a stamp or its beginning, N (0 is the newest), latest, first, or a
 time, which means the newest backup not younger: "yesterday", "2h ago", "2026-11-21 13:00". Without @SPEC it is latest.
+@UID names a backup in whatever destination.
 
 A tree appears at TARGET when all of it is there and proved. TARGET must not exist, or be an empty folder; --into
 restores into a folder with something in it, where nothing is overwritten without --force. With --path only that path
 of the tree is restored, to the same path below TARGET. TARGET - writes the plain stream to standard output: the tar
 archive of a tree, or the dump.
 
-What is not what was stored is never called TARGET: it goes to TARGET.damaged, with status 5.
+What is not what was stored is never called TARGET: it goes to TARGET.damaged, with status 5. If the restore of a tree
+of type chunks was killed or interrupted, the same command goes on with what it left.
 
 example:
   btw-backup restore www /tmp/www
@@ -22,12 +24,13 @@ import os
 import sys
 from pathlib import Path
 
-from btw_backup import jobs, listing, records, restore
-from btw_backup.clock import utc_now
+from btw_backup import dumps, jobs, listing, overview, restore, specs
+from btw_backup.clock import STAMP, utc_now
 from btw_backup.commands.command import SHARED, Command, Context
-from btw_backup.errors import NotFound, UsageError
+from btw_backup.errors import Damaged, UsageError
 from btw_backup.keepers import Keeper
-from btw_backup.records import Backup
+from btw_backup.log import warn
+from btw_backup.records import FOLDER, Backup
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,11 +47,15 @@ def run(context: Context, args: argparse.Namespace) -> None:
     """Find the backup, and restore it."""
     if (args.target is None) == (args.database is None):
         raise UsageError("give either a TARGET or --database NAME")
-    dst, spec = records.address(args.address)
-    with context.place(dst) as place:
-        if not place.folder.is_dir():
-            raise NotFound(f"there is no {place.dst} in {context.root}", "list shows every destination")
-        backup = records.one(listing.backups(place), spec, utc_now())
+    dst, spec = specs.address(args.address)
+    dst = dst or overview.dst_of(context.config, context.config_dir, spec)
+    with context.existing(dst) as place:
+        backup = specs.one(listing.backups(place), spec, utc_now())
+        if backup.stamp != spec and STAMP.fullmatch(spec) and (place.folder / FOLDER / f"{spec}.json").exists():
+            hint = "the one before it is " + backup.address
+            raise Damaged(f"{place.dst}@{spec} is gone: there is nothing but its record", hint)
+        if not backup.valid:
+            warn(f"{backup.address} is marked as damaged", "list shows the others")
         _restore(context, args, backup, listing.keeper_of(backup))
 
 
@@ -59,20 +66,20 @@ def _restore(context: Context, args: argparse.Namespace, backup: Backup, keeper:
     if args.database is not None:
         source = backup.record.source if backup.record else args.database
         connection = jobs.database_job(context.config_dir, source).settings["CONNECTION"]
-        restore.database(keeper, backup, args.database, connection=connection, force=args.force)
+        dumps.to_database(keeper, backup, args.database, connection=connection, force=args.force)
     elif args.target == "-":
         _to_standard_output(keeper, backup)
     elif is_tree:
         target = Path(os.path.abspath(args.target))
         restore.tree(keeper, backup, restore.Wish(target, tuple(args.path), args.into, args.force))
     else:
-        restore.dump(keeper, backup, Path(os.path.abspath(args.target)), force=args.force)
+        dumps.to_file(keeper, backup, Path(os.path.abspath(args.target)), force=args.force)
 
 
 def _to_standard_output(keeper: Keeper, backup: Backup) -> None:
     if sys.stdout.isatty():
         raise UsageError("standard output is a terminal", "send it to a file or a program: … - | tar -tv")
-    restore.stream_to(keeper, backup, sys.stdout.buffer)
+    dumps.to_stream(keeper, backup, sys.stdout.buffer)
 
 
 COMMAND = Command(

@@ -68,6 +68,3 @@ class Keeper(Protocol):
         Reading a content raises `DamagedPart` if one can go on with the next entry. The iterator, and the end of the
         block if the iterator was read to its end, raise `Damaged`. `advance` is told of the bytes that were read.
         """
-
-    def remove(self, backup: Backup) -> None:
-        """Remove the backup and what only it needs; its record goes first."""

@@ -10,6 +10,9 @@ from btw_backup.log import debug
 from btw_backup.store.manifest import ManifestReader, Member, key_of
 from btw_backup.store.writer import ChunkWriter
 
+_MOST = 10_000
+"""Names of chunks that are remembered to be there."""
+
 
 class Previous:
     """The last manifest, read beside the walk: what of it can be used again."""
@@ -19,17 +22,17 @@ class Previous:
         self._settled = manifest.header.began - RACY
         self._wasteful = wasteful
         self._writer = writer
-        self._key = ""
+        self._kept: set[str] = set()
+        self._path = ""
         self._member: tuple[Member, bytes] | None = None
         self._advance()
 
     def same(self, path: str, status: os.stat_result) -> tuple[Member, bytes] | None:
         """The entry of `path` and its line, if what is there now is certainly the same, and its content is kept."""
-        key = key_of(path)
-        while self._member is not None and self._key < key:
-            self._advance()
+        if self._path != path:
+            self._go_to(path)
         found = self._member
-        if found is None or self._key != key:
+        if found is None or self._path != path:
             return None
         member = found[0]
         if (
@@ -39,13 +42,28 @@ class Previous:
             or member.kind != KINDS[stat.S_IFMT(status.st_mode)]
             or (member.kind == "file" and member.size != status.st_size)
             or member.torn
-            or max(member.ctime, member.mtime) >= self._settled
+            or member.ctime >= self._settled
+            or member.mtime >= self._settled
         ):
             return None
-        return found if all(self._is_kept(name) for name, _, _ in member.extents) else None
+        for name, _, _ in member.extents:
+            if name not in self._kept and not self._is_kept(name):
+                return None
+        return found
+
+    def _go_to(self, path: str) -> None:
+        """Pass what comes before `path`."""
+        key = key_of(path)
+        while self._member is not None and key_of(self._path) < key:
+            self._advance()
 
     def _is_kept(self, name: str) -> bool:
-        return name not in self._wasteful and self._writer.holds(name)
+        if name in self._wasteful or not self._writer.holds(name):
+            return False
+        if len(self._kept) >= _MOST:
+            self._kept.clear()
+        self._kept.add(name)
+        return True
 
     def _advance(self) -> None:
         try:
@@ -54,4 +72,4 @@ class Previous:
             debug(f"reading everything from here on: {error.message}")
             self._member = None
         if self._member is not None:
-            self._key = key_of(self._member[0].key)
+            self._path = self._member[0].key

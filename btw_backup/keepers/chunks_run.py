@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from btw_backup import files, progress
+from btw_backup import files, memory, progress
 from btw_backup.entries import Entry
-from btw_backup.errors import Damaged
+from btw_backup.errors import TRY_ANOTHER, Damaged
 from btw_backup.keepers import Content, Report, Wanted
 from btw_backup.keepers.chunks_previous import Previous
 from btw_backup.keepers.chunks_tree import TreeWriter
@@ -19,12 +19,12 @@ from btw_backup.sources import Fingerprint, Produced
 from btw_backup.sources.tree import Tree
 from btw_backup.store import manifest
 from btw_backup.store.chunks import ChunkStore
+from btw_backup.store.entry import entry_of
 from btw_backup.store.index import Index
-from btw_backup.store.manifest import Header, ManifestReader, ManifestWriter, Member, entry_of
+from btw_backup.store.manifest import Header, ManifestReader, ManifestWriter, Member
+from btw_backup.store.names import Names
 from btw_backup.store.reader import Contents
 from btw_backup.store.writer import ChunkWriter
-
-_OTHERS = "another backup may be well; list shows them"
 
 
 @contextmanager
@@ -32,6 +32,8 @@ def members_of(
     store: ChunkStore, backup: Backup, wanted: Wanted, report: Report, advance: Advance
 ) -> Iterator[Iterator[tuple[Entry, Content]]]:
     """What `keepers.Keeper.members` is to give, of the tree `backup`."""
+    memory.reuse_large_pieces()
+    _check_whose(backup)
     with manifest.opened(backup.path) as opened:
         entries: deque[Entry] = deque()
         contents = Contents(store, _chosen(opened, wanted, report, entries))
@@ -40,13 +42,22 @@ def members_of(
         finally:
             contents.close()
         if opened.end and backup.record and backup.record.sha256 not in ("", opened.sha256):
-            raise Damaged(f"{backup.path} is damaged: its SHA-256 is not that of what was stored", _OTHERS)
+            raise Damaged(f"{backup.path} is damaged: its SHA-256 is not that of what was stored", TRY_ANOTHER)
+
+
+def _check_whose(backup: Backup) -> None:
+    """Raise `Damaged`, before anything is restored, if the manifest says that it is another backup's."""
+    known = backup.record.sha256 if backup.record else ""
+    with open(os.open(backup.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb", buffering=0) as file:
+        names = Names(file.fileno())
+    if known and names.found and names.text.hex() != known:
+        raise Damaged(f"{backup.path} is damaged: its SHA-256 is not that of what was stored", TRY_ANOTHER)
 
 
 def write(source: Tree, writer: ChunkWriter, base: Backup | None, temporary: Path, seen: Fingerprint) -> Produced:
     """Store what the tree holds, and write the manifest to `temporary`, onto the disk."""
     header = Header(manifest.FORMAT, source.kind, source.name, seen.began)
-    index = Index(writer.store.folder)
+    index = Index(writer.store.folder, writer.journal)
     with ExitStack() as stack:
         out = stack.enter_context(files.create(temporary))
         advance = stack.enter_context(progress.shown(f"reading {source.name}", seen.size))

@@ -160,10 +160,13 @@ class TreeWriter:
         readings = iter(batch.readings.result() if batch.readings else ())
         batch.readings = None
         for item in batch.items:
-            if isinstance(item, Member):
+            if isinstance(item, tuple):
+                if self._ready:
+                    self._ready.append(item)
+                else:
+                    self._write_down(*item)
+            elif isinstance(item, Member):
                 self._ready.append((item, None))
-            elif isinstance(item, tuple):
-                self._ready.append(item)
             else:
                 self._place(item, next(readings))
         self._drain(all_of_it=False)

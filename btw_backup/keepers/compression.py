@@ -15,7 +15,9 @@ from typing import BinaryIO, Protocol, cast
 
 import zstandard
 
+from btw_backup import files
 from btw_backup.errors import Damaged
+from btw_backup.sources import Produced
 
 ENDINGS: Mapping[str, str] = {"zstd": ".tar.zst", "bzip2": ".tbz", "gzip": ".tgz", "xz": ".txz", "none": ".tar"}
 """The ending of an archive of each compression; ``.tbz`` is what the old script wrote."""
@@ -92,11 +94,20 @@ class CompressedFile:
         self.length += len(ready)
 
 
+def written(temporary: Path, compression: str, produce: Callable[[BinaryIO], Produced]) -> tuple[Produced, int]:
+    """Have `produce` write to the new file `temporary`, compressed, onto the disk; what it said, the file's length."""
+    with files.create(temporary) as file, files.written_behind(file) as out:
+        compressed = CompressedFile(out, compression)
+        produced = produce(cast(BinaryIO, compressed))
+        compressed.close()
+    return produced, compressed.length
+
+
 @contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
     """The plain content of a compressed file, whose ending says how. Raises `Damaged` while it is read."""
     with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb", buffering=1 << 18) as file:
-        compression = next(name for name, ending in ENDINGS.items() if path.name.endswith(ending))
+        compression = next((name for name, ending in ENDINGS.items() if path.name.endswith(ending)), "zstd")
         try:
             yield _reader(file, compression)
         except (zstandard.ZstdError, lzma.LZMAError, zlib.error, EOFError, OSError) as error:

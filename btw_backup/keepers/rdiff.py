@@ -5,16 +5,16 @@ repository whose last session was interrupted is mended, or never added to again
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import BinaryIO
 
 from btw_backup import files, log, records
-from btw_backup.clock import STAMP, free_stamp, moment_of, stamp_of, utc_now
+from btw_backup.clock import STAMP, moment_of, stamp_of, utc_now
 from btw_backup.entries import Entry
-from btw_backup.errors import Damaged, FatalUserError, NotFound, ProgramFailed
+from btw_backup.errors import Damaged, NotFound, ProgramFailed
 from btw_backup.jobs import Job
 from btw_backup.keepers import (
     Content,
@@ -31,7 +31,7 @@ from btw_backup.keepers import (
 from btw_backup.keepers.rdiff_change import changed, finish
 from btw_backup.keepers.rdiff_repository import Repository
 from btw_backup.keepers.rdiff_stage import Stage, staged
-from btw_backup.keepers.recording import newest_stamp, record_of
+from btw_backup.keepers.recording import Run
 from btw_backup.keepers.streamed import members_of
 from btw_backup.keepers.verified import verified
 from btw_backup.progress import Advance
@@ -57,26 +57,25 @@ class Rdiff:
         """Contract: `keepers.Keeper.keep`."""
         _sweep(place)
         repository = _continuable(place, owe)
-        latest = unchanged.latest_of(place, records.joined(list(self.find(place)), place.folder))
-        if repository and _full_is_due(job, source, repository):
+        found = records.joined(list(self.find(place)), place.folder)
+        latest = unchanged.latest_of(place, found)
+        if repository and (_full_is_due(job, source, repository) or _is_marked(repository, found)):
             repository = None
+        run = Run(self.name, source, place, owe)
+        nothing_new = f"skipping creation of new {'incremental' if repository else 'full'} backup"
         seen = source.fingerprint()
         if unchanged.known_unchanged(place, source, latest, seen, reread=reread):
-            return Kept(None, _note(place, owe, repository), None)
+            return run.unchanged(None, nothing_new)
+        latest = records.recorded(latest, place.folder)
         with staged(job, place, source) as stage:
             produced = stage.produced
             if latest and unchanged.same_as(source, latest, produced, lambda: self.open(latest), stage.open):
-                known, kept = latest.stamp, Kept(None, _note(place, owe, repository), produced)
+                kept = run.unchanged(produced, nothing_new)
             else:
-                stamp = free_stamp(newest_stamp(place, self.find(place)))
-                if repository:
-                    record = _add_incremental(stage, place, repository, stamp, owe)
-                else:
-                    record = _add_full(stage, place, stamp, owe)
-                known, kept = stamp, Kept(self._found(place, record), stamp, produced)
-        whole = not (produced.changed or produced.unread or produced.left_out)
-        unchanged.remember(place, source, known, seen) if whole else unchanged.forget(place)
-        return kept
+                stamp = run.free_stamp(self.find(place))
+                record = _add(run, stage, repository, stamp)
+                kept = Kept(self._found(place, record), stamp, produced)
+        return run.conclude(kept, latest, seen)
 
     @contextmanager
     def open(self, backup: Backup) -> Iterator[BinaryIO]:
@@ -98,22 +97,6 @@ class Rdiff:
         """Contract: `keepers.Keeper.members`."""
         return members_of(self.open(backup), wanted, report, advance)
 
-    def remove(self, backup: Backup) -> None:
-        """Remove a full with its incrementals and their records; an incremental alone cannot be removed."""
-        if backup.stamp != backup.full:
-            raise FatalUserError(
-                f"{backup.address} cannot be removed alone, because older backups are made from it",
-                f"{backup.dst}@{backup.full} can be removed, with all its incrementals",
-            )
-        folder = backup.path.parent
-        for other in self.find(Place(backup.dst, folder)):
-            if other.full == backup.full:
-                (folder / FOLDER / f"{other.stamp}.json").unlink(missing_ok=True)
-        doomed = files.temporary_name(folder, backup.path.name)
-        files.publish(backup.path, doomed)
-        files.remove(doomed)
-        files.sync_folder(folder)
-
     def _found(self, place: Place, record: Record) -> Backup:
         path = place.folder / record.full
         return Backup(place.dst, record.stamp, self.name, record.kind, path, record.stamp, record.full, record)
@@ -121,8 +104,9 @@ class Rdiff:
 
 def _repositories(place: Place) -> Iterator[Repository]:
     """The repositories in `place` that hold at least one complete session, oldest first."""
-    for path in sorted(place.folder.iterdir()) if place.folder.is_dir() else ():
-        if STAMP.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
+    names = sorted(filter(STAMP.fullmatch, os.listdir(place.folder))) if place.folder.is_dir() else ()
+    for path in map(place.folder.joinpath, names):
+        if path.is_dir() and not path.is_symlink():
             repository = rdiff_repository.read(path)
             if repository:
                 yield repository
@@ -169,11 +153,9 @@ def _full_is_due(job: Job, source: Source, repository: Repository) -> bool:
     )
 
 
-def _note(place: Place, owe: Owe, repository: Repository | None) -> str:
-    stamp = stamp_of(utc_now())
-    what = "incremental" if repository else "full"
-    unchanged.note_unchanged(place, stamp, f"skipping creation of new {what} backup", owe)
-    return stamp
+def _is_marked(repository: Repository, found: Sequence[Backup]) -> bool:
+    """Whether any backup in `repository` is not valid: then nothing is added to it."""
+    return any(not backup.valid for backup in found if backup.full == repository.path.name)
 
 
 def _continuable(place: Place, owe: Owe) -> Repository | None:
@@ -209,30 +191,43 @@ def _mended(repository: Repository, place: Place, owe: Owe) -> Repository:
     return rdiff_repository.read(repository.path) or repository
 
 
-def _add_full(stage: Stage, place: Place, stamp: str, owe: Owe) -> Record:
-    """Make a new repository, which gets its name when it is whole and on the disk."""
+def _add(run: Run, stage: Stage, repository: Repository | None, stamp: str) -> Record:
+    """Add a session to `repository`, or without one make a new one; the record that was written of it."""
+    if repository:
+        full, stored = repository.path.name, _add_incremental(run, stage, repository, stamp)
+    else:
+        full, stored = stamp, _add_full(run, stage, stamp)
+    programs = {**run.source.programs(), rdiff_program.NAME: rdiff_program.version()}
+    record = run.record(stamp, full, stage.produced, stored=stored, programs=programs)
+    records.write(run.place.folder, record, run.place.owner)
+    return record
+
+
+def _add_full(run: Run, stage: Stage, stamp: str) -> int:
+    """Make a new repository, which gets its name when it is whole and on the disk; what it takes there."""
+    place = run.place
     temporary = files.temporary_name(place.folder, stamp)
     try:
         _run_session(stage, temporary, stamp, fsync=False)
         finish(temporary, place)
-        owe("push", f"{place.dst}/{stamp}/")
-        owe("push", f"{place.dst}/{FOLDER}/{stamp}.json")
+        run.owe("push", f"{place.dst}/{stamp}/")
+        run.owe("push", f"{place.dst}/{FOLDER}/{stamp}.json")
         stored = _size(temporary)
         files.publish(temporary, place.folder / stamp)
     finally:
         files.remove(temporary)
-    return _recorded(stage, place, stamp, stamp, stored)
+    return stored
 
 
-def _add_incremental(stage: Stage, place: Place, repository: Repository, stamp: str, owe: Owe) -> Record:
-    """Add a session to `repository`."""
-    full = repository.path.name
-    owe("sync", f"{place.dst}/{full}/")
-    owe("push", f"{place.dst}/{FOLDER}/{stamp}.json")
+def _add_incremental(run: Run, stage: Stage, repository: Repository, stamp: str) -> int:
+    """Add a session to `repository`; what it takes on the disk."""
+    place = run.place
+    run.owe("sync", f"{place.dst}/{repository.path.name}/")
+    run.owe("push", f"{place.dst}/{FOLDER}/{stamp}.json")
     before = _size(repository.path)
     with changed(repository.path, place) as path:
         _run_session(stage, path, stamp, fsync=path == repository.path)
-    return _recorded(stage, place, stamp, full, max(0, _size(repository.path) - before))
+    return max(0, _size(repository.path) - before)
 
 
 def _run_session(stage: Stage, path: Path, stamp: str, *, fsync: bool) -> None:
@@ -255,22 +250,6 @@ def _run_session(stage: Stage, path: Path, stamp: str, *, fsync: bool) -> None:
         raise ProgramFailed(
             f"rdiff-backup did not store the new {stored.name}", "the older backups are as they were; run it again"
         )
-
-
-def _recorded(stage: Stage, place: Place, stamp: str, full: str, stored: int) -> Record:
-    record = record_of(
-        place,
-        stage.source,
-        stamp=stamp,
-        full=full,
-        keeper=Rdiff.name,
-        started=stage.started,
-        produced=stage.produced,
-        stored=stored,
-        programs={rdiff_program.NAME: rdiff_program.version()},
-    )
-    records.write(place.folder, record, place.owner)
-    return record
 
 
 def _size(top: Path) -> int:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 from btw_backup import files
-from btw_backup.clock import stamp_of, utc_now
 from btw_backup.jobs import Job
 from btw_backup.keepers import Place
 from btw_backup.sources import Produced, Source
@@ -18,11 +17,9 @@ from btw_backup.sources import Produced, Source
 class Stage:
     """What a source produced, as the only `file` in its `folder`."""
 
-    source: Source
     folder: Path
     file: Path
     produced: Produced
-    started: str
 
     def open(self) -> BinaryIO:
         """The plain stream."""
@@ -41,10 +38,9 @@ def staged(job: Job, place: Place, source: Source) -> Iterator[Stage]:
     files.make_folder(job.stage)
     folder.mkdir(0o700)
     try:
-        started = stamp_of(utc_now())
         file = folder / source.file_name
         with files.create(file) as out:
             produced = source.produce(out)
-        yield Stage(source, folder, file, produced, started)
+        yield Stage(folder, file, produced)
     finally:
         files.remove(folder)

@@ -4,25 +4,21 @@
 then reads everything once.
 """
 
-import json
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable
 from dataclasses import asdict
-from typing import Any, BinaryIO
+from typing import Any
 
-from btw_backup import files, records
+from btw_backup import files, records, sealed
 from btw_backup.clock import moment_of
-from btw_backup.errors import Damaged
+from btw_backup.errors import Damaged, FatalUserError
 from btw_backup.keepers import Owe, Place
 from btw_backup.log import debug
 from btw_backup.records import Backup
-from btw_backup.sources import Fingerprint, Produced, Source
+from btw_backup.sources import Fingerprint, OpenStream, Produced, Source, Varying
 
 _SMALL = 1 << 20
 """Bytes below which a tree may shrink as it likes."""
-
-OpenStream = Callable[[], AbstractContextManager[BinaryIO]]
 
 NAME = ".fingerprint.json"
 
@@ -50,28 +46,43 @@ def known_unchanged(
     return True
 
 
-def latest_of(place: Place, found: Sequence[Backup]) -> Backup | None:
-    """The newest of `found`, all backups of one keeper, unless another keeper made a newer one in `place`.
+def latest_of(place: Place, found: Iterable[Backup]) -> Backup | None:
+    """The newest of `found`, all backups of one keeper; None if another keeper made a newer one in `place`, or if it is
+    damaged. It has no record yet: `records.recorded` reads that.
 
     A source that equals an older backup than the newest has changed.
     """
-    latest = max(found, key=lambda backup: backup.stamp, default=None)
-    if latest and max(records.read_all(place.folder), default="") > latest.stamp:
+    newest = max(found, key=lambda backup: backup.stamp, default=None)
+    if newest is None or max(records.stamps(place.folder), default="") > newest.stamp:
         return None
-    return latest
+    if records.is_valid(newest, place.folder):
+        return newest
+    debug(f"{newest.address} is damaged: reading everything")
+    return None
 
 
 def same_as(source: Source, latest: Backup | None, produced: Produced, old: OpenStream, new: OpenStream) -> bool:
-    """Whether what was `produced` equals `latest`. Streams are opened and read only if `latest` has no record."""
+    """Whether what was `produced` equals `latest`. Streams are opened and read only if `latest` has no record, or the
+    bytes of the source do not tell."""
     if latest is None:
         return False
     if latest.record and not latest.record.recovered:
-        return latest.record.source == source.name and latest.record.content == produced.content
+        known = latest.record.source == source.name
+        return known and (latest.record.content == produced.content or holds_the_same(source, old, new))
     try:
         with old() as before, new() as after:
             return source.content_of(before) == source.content_of(after)
     except Damaged as error:
         debug(f"cannot compare with {latest.address}: {error.message}")
+        return False
+
+
+def holds_the_same(source: Source, old: OpenStream, new: OpenStream) -> bool:
+    """Whether two streams of `source` with different bytes hold the same; not, if that cannot be told."""
+    try:
+        return isinstance(source, Varying) and source.holds_the_same(old, new)
+    except FatalUserError as error:
+        debug(f"cannot compare with the last backup: {error.message}")
         return False
 
 
@@ -92,7 +103,7 @@ def remember(place: Place, source: Source, latest: str, fingerprint: Fingerprint
     if fingerprint is None:
         return
     seen = {"stamp": latest, "source": source.name, "kind": source.kind, **asdict(fingerprint)}
-    files.write_whole(place.folder / NAME, json.dumps(seen).encode())
+    files.write_whole(place.folder / NAME, sealed.text_of(seen))
 
 
 def forget(place: Place) -> None:
@@ -110,8 +121,8 @@ def note_unchanged(place: Place, stamp: str, words: str, owe: Owe) -> None:
 
 
 def _read(place: Place) -> dict[str, Any]:
+    """What was remembered: sealed, as a flipped bit must not make anybody believe that nothing has changed."""
     try:
-        found = json.loads((place.folder / NAME).read_bytes())
-        return found if isinstance(found, dict) and {"began", "newest", "entries", "size"} <= found.keys() else {}
-    except (OSError, ValueError):
+        return sealed.value_in((place.folder / NAME).read_bytes())
+    except (OSError, ValueError, TypeError, RecursionError):
         return {}

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO, cast
 
-from btw_backup.errors import Damaged
+from btw_backup.errors import TRY_ANOTHER, Damaged
+from btw_backup.keepers.compression import opened
 from btw_backup.records import Backup
 
 BLOCK = 1 << 20
@@ -57,5 +58,12 @@ def verified(stream: BinaryIO, backup: Backup, *, length: int | None = None, sha
         raise _damaged(backup, f"its {algorithm.upper()} is not that of what was stored")
 
 
+@contextmanager
+def plain(backup: Backup) -> Iterator[BinaryIO]:
+    """The plain content of `backup`, a compressed file, to be read once; as `verified`."""
+    with opened(backup.path) as stream, verified(stream, backup) as checked:
+        yield checked
+
+
 def _damaged(backup: Backup, why: str) -> Damaged:
-    return Damaged(f"{backup.address} is damaged: {why}", "another backup may be well; list shows them")
+    return Damaged(f"{backup.address} is damaged: {why}", TRY_ANOTHER)

@@ -8,11 +8,12 @@ from itertools import islice
 from btw_backup.files import TEMPORARY
 from btw_backup.locks import LOCK_NAME
 from btw_backup.log import debug
+from btw_backup.records import REMOVED
 
 LARGEST = 50000
 """The most files in a part: s3cmd needs about 2 KB of memory for each object that it lists."""
 
-_STAYS_HERE = (LOCK_NAME, ".btw-backup-id", ".fingerprint", TEMPORARY)
+_STAYS_HERE = (LOCK_NAME, ".btw-backup-id", ".fingerprint", TEMPORARY, REMOVED)
 """Beginnings of names that mean nothing on another machine."""
 
 

@@ -7,9 +7,6 @@ from btw_backup.config import Config
 from btw_backup.errors import ImproperlyConfigured, Locked, NotOffsite
 from btw_backup.keepers import Owe
 from btw_backup.offsite import Target
-from btw_backup.offsite.s3cmd import S3
-from btw_backup.offsite.sending import HINT, Sending, owed
-from btw_backup.offsite.state import SyncState
 
 JOURNAL = "sync_state"
 LOCK_FOLDER = ".sync"
@@ -26,13 +23,19 @@ def targets(general: Config) -> list[Target]:
         )
     if "S3_URI_PREFIX" not in general:
         return []
+    from btw_backup.offsite.s3cmd import S3  # noqa: PLC0415 - who keeps backups here only need not load it
+
     prefix, s3cmd_config = general["S3_URI_PREFIX"], general["S3CMD_CONFIG"]
     return [S3(prefix, s3cmd_config, general["ROOT_PATH"], general["SYNC_TIMEOUT"])]
 
 
 def owe_all(general: Config, config_dir: Path) -> Owe:
     """What notes a debt for every target. Raises `ImproperlyConfigured` before a backup could be made for nothing."""
-    journals = [SyncState(config_dir / JOURNAL) for _ in targets(general)]
+    if not (wanted := targets(general)):
+        return lambda op, path: None
+    from btw_backup.offsite.state import SyncState  # noqa: PLC0415 - as above
+
+    journals = [SyncState(config_dir / JOURNAL) for _ in wanted]
 
     def owe(op: str, path: str) -> None:
         for journal in journals:
@@ -47,12 +50,19 @@ def send(general: Config, config_dir: Path, *, wait: float) -> None:
     What another run is writing right now is left to that run. Raises `NotOffsite` if anything else remains.
     """
     for target in targets(general):
-        journal = SyncState(config_dir / JOURNAL)
-        if not journal.pending():
-            continue
-        try:
-            with locks.lock(config_dir / LOCK_FOLDER, exclusive=True, wait=wait):
-                Sending(target, journal, general["ROOT_PATH"]).work_off()
-        except Locked as error:
-            if debts := journal.pending():
-                raise NotOffsite(owed(debts, target, error.message), HINT) from error
+        _send(target, general["ROOT_PATH"], config_dir, wait)
+
+
+def _send(target: Target, root: Path, config_dir: Path, wait: float) -> None:
+    from btw_backup.offsite.sending import HINT, Sending, owed  # noqa: PLC0415 - as above
+    from btw_backup.offsite.state import SyncState  # noqa: PLC0415 - as above
+
+    journal = SyncState(config_dir / JOURNAL)
+    if not journal.pending():
+        return
+    try:
+        with locks.lock(config_dir / LOCK_FOLDER, exclusive=True, wait=wait):
+            Sending(target, journal, root).work_off()
+    except Locked as error:
+        if debts := journal.pending():
+            raise NotOffsite(owed(debts, target, error.message), HINT) from error

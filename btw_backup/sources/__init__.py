@@ -1,8 +1,12 @@
 """Where the bytes come from."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol, runtime_checkable
+
+OpenStream = Callable[[], AbstractContextManager[BinaryIO]]
+"""Opens a plain stream, which can be done several times."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +28,10 @@ class Fingerprint:
 
 @dataclass(frozen=True, slots=True)
 class Produced:
-    """What a source wrote: see `records.Record` for the fields of the same names."""
+    """What a source wrote: see `records.Record` for the fields of the same names.
+
+    `sha256` and `content` are "" where the bytes alone tell: whoever they went to has digested them anyway.
+    """
 
     length: int
     sha256: str
@@ -38,8 +45,8 @@ class Produced:
 class Source(Protocol):
     """The contract of a source.
 
-    `kind` is ``fs``, ``db`` or ``globals``; `name` the path or the database; `file_name` what its plain stream is
-    called where it lies as a file (``backup.tar``, ``shop.dump``, ``global.sql.bz2``).
+    `kind` is ``fs``, ``db``, ``globals`` or ``command``; `name` the path, the database, or the command's; `file_name`
+    what its plain stream is called where it lies as a file (``backup.tar``, ``shop.dump``, ``global.sql.bz2``).
     """
 
     kind: str
@@ -64,3 +71,11 @@ class Source(Protocol):
 
     def programs(self) -> Mapping[str, str]:
         """The programs and server versions that take part, for the record."""
+
+
+@runtime_checkable
+class Varying(Protocol):
+    """A source whose streams may hold the same though their bytes differ, and that does not know it without a look."""
+
+    def holds_the_same(self, old: OpenStream, new: OpenStream) -> bool:
+        """Whether two streams with different bytes hold the same. Cheap where they usually do not."""

@@ -1,17 +1,20 @@
 """Feeds the names of files to tar, and has the kernel read the files just before tar asks for them.
 
 tar reads one file after the other and waits for each; on a cold cache that is most of its time. The distance is
-bounded: by the names that fit into a pipe, and by `AHEAD` bytes.
+bounded: by the names that fit into a pipe, and by `AHEAD` bytes. What was not in the kernel's memory before leaves it
+again when tar is certainly done with it.
 """
 
 import os
 import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
 from btw_backup.errors import FatalUserError
 from btw_backup.process import Child
+from btw_backup.sources import cache
 
 AHEAD = 64 << 20
 """How many bytes of content may be asked for before tar has delivered them."""
@@ -19,16 +22,15 @@ AHEAD = 64 << 20
 FIRST = 4 << 20
 """How many bytes of one file: behind them the kernel's own read-ahead has noticed."""
 
+PASSED = 96 << 10
+"""Bytes of names: who wrote so many more knows that tar has taken a name, and the next. A pipe holds 64 KiB, and what
+is buffered before and after it some more."""
+
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
-def line_of(path: bytes, size: int) -> bytes:
-    """An item of the list of names: the size of a regular file that has content, else 0, and the path."""
-    return b"%d/%s\0" % (size, path)
-
-
 class Feeder:
-    """Feeds tar from the open list `names` of `line_of` items, below the folder `source`, in a thread.
+    """Feeds tar from the open list `names` of `tree.line_of` items, below the folder `source`, in a thread.
 
     `pipe` is the writing end of tar's standard input, which is closed at the end. `delivered` has to be told what tar
     delivered.
@@ -39,6 +41,8 @@ class Feeder:
         self._source = os.open(source, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._pipe = pipe
         self._asked = 0
+        self._fed = 0
+        self._fresh: deque[tuple[int, bytes]] = deque()
         self._delivered = 0
         self._moved = threading.Condition()
         self._stopped = False
@@ -58,6 +62,7 @@ class Feeder:
             self._stopped = True
             self._moved.notify()
         self._thread.join()
+        self._let_go(passed=self._fed)
         os.close(self._source)
 
     def check(self) -> None:
@@ -73,7 +78,8 @@ class Feeder:
                         return
                     if size:
                         self._ask_for(path, min(size, FIRST), pipe)
-                    pipe.write(b"./" + path + b"\0")
+                    self._fed += pipe.write(b"./" + path + b"\0")
+                    self._let_go(passed=self._fed - PASSED)
         except BrokenPipeError:
             pass  # tar ended early: its own status says why
         except OSError as error:
@@ -92,10 +98,23 @@ class Feeder:
         except OSError:
             return  # gone or changed: tar will say so
         try:
+            if not cache.is_held(file):
+                self._fresh.append((self._fed, path))
             os.posix_fadvise(file, 0, size, os.POSIX_FADV_WILLNEED)
         except OSError:
             pass  # a hint that the filesystem does not take
         finally:
+            os.close(file)
+
+    def _let_go(self, *, passed: int) -> None:
+        """Have the kernel forget the files whose names were fed before `passed`, and that it did not have before."""
+        while self._fresh and self._fresh[0][0] < passed:
+            _, path = self._fresh.popleft()
+            try:
+                file = os.open(path, _FLAGS, dir_fd=self._source)
+            except OSError:
+                continue
+            cache.let_go(file)
             os.close(file)
 
 

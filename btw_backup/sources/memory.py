@@ -21,12 +21,12 @@ class Memory:
         self._file = file
         self._entries: list[tuple[object, ...]] = []
 
-    def add(self, seen: Seen) -> None:
-        """Remember one entry. What was a link and cannot be read any more leads to nothing."""
+    def add(self, seen: Seen, mtime: int, ctime: int) -> None:
+        """Remember one entry, with its times in ns. What was a link and cannot be read any more leads to nothing."""
         path, s, folder, name = seen
-        target = _target(folder, name) if stat.S_ISLNK(s.st_mode) else ""
-        status = (s.st_mode, s.st_ino, s.st_dev, s.st_nlink, s.st_uid, s.st_gid, s.st_size)
-        self._entries.append((path, status, s.st_mtime_ns, s.st_ctime_ns, s.st_rdev, target))
+        status = s[:7]
+        target = _target(folder, name) if stat.S_ISLNK(status[0]) else ""
+        self._entries.append((path, status, mtime, ctime, s.st_rdev, target))
         if len(self._entries) >= _BATCH:
             self._flush()
 

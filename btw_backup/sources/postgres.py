@@ -9,7 +9,7 @@ from typing import BinaryIO, cast
 from btw_backup import process
 from btw_backup.errors import Damaged
 from btw_backup.jobs import GLOBALS
-from btw_backup.sources import Produced
+from btw_backup.sources import OpenStream, Produced, postgres_stream
 from btw_backup.sources import postgres_digest as digests
 from btw_backup.sources import postgres_server as servers
 from btw_backup.sources.postgres_dump import (
@@ -59,12 +59,16 @@ class _Postgres:
 
 class Database:
     """The database `name`, as a dump of the format custom. `connection` is a conninfo; what it leaves out is in the
-    environment, as for every program of PostgreSQL."""
+    environment, as for every program of PostgreSQL.
+
+    `plain`: for a keeper that compresses; the dump is then written uncompressed, in one pass, and has no time in it.
+    """
 
     kind = "db"
 
-    def __init__(self, name: str, connection: str = "") -> None:
+    def __init__(self, name: str, connection: str = "", *, plain: bool = False) -> None:
         self.name = name
+        self._plain = plain
         self.file_name = safe_name(name) + ".dump"
         self._postgres = _Postgres(connection, name)
 
@@ -75,8 +79,11 @@ class Database:
     def produce(self, out: BinaryIO) -> Produced:
         """Dump the database, and have pg_restore read the dump's table of contents."""
         server, client = self._postgres.ask()
+        command = [client.program("pg_dump"), "--format=custom", LOCK_TIMEOUT, f"--dbname={server.conninfo}"]
+        if self._plain:
+            postgres_stream.dump(client, [*command, "--compress=0"], f"the dump of the database {self.name}", out)
+            return Produced(0, "", "")
         with file_behind(out) as dump:
-            command = [client.program("pg_dump"), "--format=custom", LOCK_TIMEOUT, f"--dbname={server.conninfo}"]
             servers.run(command, f"the dump of the database {self.name}", stdout=dump)
             contents(dump, client, f"the check of the dump of the database {self.name}")
             return Produced(*digest_of_bytes(dump), self._content(dump, client))
@@ -85,6 +92,13 @@ class Database:
         """The digest of the SQL that the dump stands for, with the properties of the database."""
         with spooled(stream) as dump:
             return self._content(dump, reader_of(dump))
+
+    def holds_the_same(self, old: OpenStream, new: OpenStream) -> bool:
+        """Whether two dumps stand for the same SQL; looked into only if nothing but the numbers of entries differs."""
+        if not self._plain or not postgres_stream.only_renumbered(old, new, self._postgres.ask()[1]):
+            return False
+        with old() as before, new() as after:
+            return self.content_of(before) == self.content_of(after)
 
     def _content(self, dump: BinaryIO, client: Client) -> str:
         if "\n" in self.name or "\r" in self.name:  # pg_restore makes no script for such a name: every dump is another
@@ -97,13 +111,14 @@ class Database:
 
 
 class Globals:
-    """The roles and tablespaces of a server, as SQL under bzip2."""
+    """The roles and tablespaces of a server, as SQL under bzip2, or `plain` for a keeper that compresses."""
 
     kind = "globals"
     name = GLOBALS
-    file_name = "global.sql.bz2"
 
-    def __init__(self, connection: str = "") -> None:
+    def __init__(self, connection: str = "", *, plain: bool = False) -> None:
+        self.file_name = "global.sql" if plain else "global.sql.bz2"
+        self._plain = plain
         self._postgres = _Postgres(connection, "")
 
     def fingerprint(self) -> None:
@@ -111,9 +126,9 @@ class Globals:
         self._postgres.ask()
 
     def produce(self, out: BinaryIO) -> Produced:
-        """Write them, compressed. The random word stays in: it protects whoever feeds this to psql."""
+        """Write them. The random word stays in: it protects whoever feeds this to psql."""
         server, client = self._postgres.ask()
-        packed = _Packed(out)
+        packed = _Packed(out, _AsItIs() if self._plain else bz2.BZ2Compressor())
         command = [client.program("pg_dumpall"), "--globals-only", LOCK_TIMEOUT, f"--dbname={server.conninfo}"]
         with process.started(command, env=servers.environment()) as child:
             content = digests.of_sql(packed.written(piece) for piece in digests.pieces(child.stdout))
@@ -123,6 +138,8 @@ class Globals:
 
     def content_of(self, stream: BinaryIO) -> str:
         """The digest of the SQL in `stream`."""
+        if self._plain:
+            return digests.of_sql(digests.pieces(stream))
         try:
             with bz2.open(stream) as statements:
                 return digests.of_sql(digests.pieces(cast(BinaryIO, statements)))
@@ -134,12 +151,22 @@ class Globals:
         return self._postgres.programs("pg_dumpall")
 
 
-class _Packed:
-    """`out` under bzip2, with the length and the digest of what went there."""
+class _AsItIs:
+    """What packs nothing."""
 
-    def __init__(self, out: BinaryIO) -> None:
+    def compress(self, data: bytes, /) -> bytes:
+        return data
+
+    def flush(self) -> bytes:
+        return b""
+
+
+class _Packed:
+    """`out` behind a compressor, with the length and the digest of what went there."""
+
+    def __init__(self, out: BinaryIO, packer: "bz2.BZ2Compressor | _AsItIs") -> None:
         self._out = out
-        self._packer = bz2.BZ2Compressor()
+        self._packer = packer
         self.digest = hashlib.sha256()
         self.length = 0
 

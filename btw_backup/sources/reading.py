@@ -1,6 +1,7 @@
 """Reads files of a tree that may change meanwhile: by the descriptor of their folder, through no link, never blocking.
 
-What changed while it was read is said to be torn; it is kept as it was read, and never padded.
+What changed while it was read is said to be torn; it is kept as it was read, and never padded. What we read does not
+stay in the memory of the kernel, unless it was there before.
 """
 
 import errno
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from btw_backup.sources import cache
 from btw_backup.store.chunker import SMALLEST, cut
 
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -93,14 +95,19 @@ def _read(descriptor: int, status: os.stat_result, reading: Reading, put: Put) -
     size = status.st_size
     if status.st_blocks * 512 < size:
         reading.parts = _parts(descriptor, size)
-    read = _Regions(descriptor, reading.parts if reading.parts is not None else ((0, size),))
+    read = Regions(descriptor, reading.parts if reading.parts is not None else ((0, size),))
     if read.left < SMALLEST:
+        held = not read.left or cache.is_held(descriptor, read.offset)
         content = reading.content = read(SMALLEST)
         while len(content) < SMALLEST and (more := read(SMALLEST)):
             content = reading.content = content + more
         reading.sha256 = hashlib.sha256(content).digest()
+        if not held:
+            cache.let_go(descriptor)
     else:
+        read.passage = cache.Passage(descriptor, size)
         reading.chunks = [put([chunk]) for chunk in cut(read)]
+        read.passage.end()
     reading.size = size
     if read.left:  # it was cut meanwhile
         reading.size -= read.left
@@ -130,8 +137,11 @@ def _data(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
             yield start, at - start
 
 
-class _Regions:
-    """Reads the regions of a file one after the other, as one stream; short only where the file ended."""
+class Regions:
+    """Reads the regions of a file one after the other, as one stream; short only where the file ended.
+
+    `offset` is where the first begins. With a `passage`, what others do not use leaves the memory of the kernel again.
+    """
 
     def __init__(self, descriptor: int, regions: Parts) -> None:
         self._descriptor = descriptor
@@ -139,12 +149,17 @@ class _Regions:
         self._number = 0
         self._at = 0
         self.left = sum(length for _, length in regions)
+        self.offset = regions[0][0] if regions else 0
+        self.passage: cache.Passage | None = None
 
     def __call__(self, count: int) -> bytes:
         while self._number < len(self._regions):
             offset, length = self._regions[self._number]
             if self._at < length:
-                piece = os.pread(self._descriptor, min(count, length - self._at), offset + self._at)
+                count = min(count, length - self._at)
+                if self.passage is not None:
+                    self.passage.ahead(offset + self._at, count)
+                piece = os.pread(self._descriptor, count, offset + self._at)
                 self._at += len(piece)
                 self.left -= len(piece)
                 if not piece:

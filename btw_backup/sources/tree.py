@@ -6,37 +6,19 @@ import stat
 import struct
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from btw_backup import process, progress
 from btw_backup.config import Config
 from btw_backup.errors import FatalUserError
 from btw_backup.log import debug
-from btw_backup.sources import Fingerprint, Produced, relay
-from btw_backup.sources.complaints import Complaints
-from btw_backup.sources.content import archive_digest
-from btw_backup.sources.feeder import feeding, line_of
+from btw_backup.sources import Fingerprint, Produced
+from btw_backup.sources.ahead import LookAhead
 from btw_backup.sources.filesystem import has_reliable_times
 from btw_backup.sources.memory import Memory, Remembered
 from btw_backup.sources.rules import Rules, rules_of
 from btw_backup.sources.walk import Problems, Seen, walk
-
-OPTIONS = (
-    "--format=posix",
-    "--pax-option=delete=atime,delete=ctime,exthdr.name=%d/PaxHeaders/%f",
-    "--sparse",
-    "--acls",
-    "--xattrs",
-    "--xattrs-include=*",
-    "--numeric-owner",
-    "--no-recursion",
-    "--quoting-style=escape",
-    "--blocking-factor=128",
-    "--null",
-    "--verbatim-files-from",
-)
-"""The options of tar: no atime, ctime or process number, so that archives of equal trees are equal."""
 
 _ENTRY = struct.Struct("<QIIIqQQQ")
 _MOMENTS = (1 << 64) - 1  # nanoseconds outgrow 64 bits in 2262, and filesystems do not
@@ -60,8 +42,13 @@ class Tree:
         self._memory: Memory | None = None
         self._remembers = remembers
         self._seen: Fingerprint | None = None
+        self._ahead: LookAhead | None = None
         self._problems = Problems()
         self._sockets: list[Mapping[str, Any]] = []
+
+    def look_ahead(self) -> None:
+        """Begin to look at the tree, while other things are done before `fingerprint`."""
+        self._ahead = LookAhead(self.name, self._rules)
 
     def fingerprint(self) -> Fingerprint:
         """Walk the tree, once, and remember the names for `produce`."""
@@ -69,7 +56,11 @@ class Tree:
             self._names = _anonymous_file(self._scratch)
             if self._remembers:
                 self._memory = Memory(_anonymous_file(self._scratch))
-            self._seen = self._walk(self._names)
+            try:
+                self._seen = self._walk(self._names)
+            finally:
+                if self._ahead:
+                    self._ahead.stop()
             debug(f"{self.name}: {self._seen.entries} entries, {self._seen.size} bytes")
             if self._seen.entries <= 1 and not self._allow_empty:
                 raise FatalUserError(
@@ -84,23 +75,24 @@ class Tree:
         listed: list[bytes] = []
         packed: list[bytes] = []
         entries = size = newest = 0
+        memory = self._memory
         for seen in walk(self.name, self._rules, self._problems):
             path, status, _, _ = seen
+            mode, mtime, ctime = status.st_mode, status.st_mtime_ns, status.st_ctime_ns
             encoded = os.fsencode(path)
-            if self._memory is not None:
-                self._memory.add(seen)
-            packed.append(_looks(seen))
-            packed.append(encoded + b"\0")
+            if memory is not None:
+                memory.add(seen, mtime, ctime)
+            packed.append(_looks(seen, mtime, ctime) + encoded + b"\0")
             entries += 1
-            size += status.st_size if stat.S_ISREG(status.st_mode) else 0
-            newest = max(newest, status.st_mtime_ns, status.st_ctime_ns)
-            if stat.S_ISSOCK(status.st_mode):
+            if stat.S_ISREG(mode):
+                size += status.st_size
+            newest = max(newest, mtime)
+            newest = max(newest, ctime)
+            if stat.S_ISSOCK(mode):
                 self._sockets.append(_socket(path, status))
-            else:
-                listed.append(
-                    line_of(encoded, status.st_size if stat.S_ISREG(status.st_mode) and status.st_blocks else 0)
-                )
-            if len(packed) > 4096:
+            elif memory is None:
+                listed.append(line_of(encoded, status))
+            if len(packed) > 2048:
                 _flush(digest.update, packed)
                 _flush(names.write, listed)
         _flush(digest.update, packed)
@@ -121,37 +113,24 @@ class Tree:
 
     def produce(self, out: BinaryIO) -> Produced:
         """Have tar write the archive of what `fingerprint` saw. Contract: `sources.Source.produce`."""
+        from btw_backup.sources import archiving  # noqa: PLC0415 - only a tree that changed needs it, and not in chunks
+
         seen = self.fingerprint()
         assert self._names is not None
         self._names.seek(0)
-        complaints = Complaints()
-        command = ["tar", "--create", "--file=-", f"--directory={self.name}", *OPTIONS, "--files-from=-"]
-        digest = hashlib.sha256()
-        length = 0
-        own = out if relay.is_file(out) else None
-        with (
-            progress.shown(f"reading {self.name}", seen.size) as advance,
-            process.started(command, stdin=process.PIPE, stdout=own, on_line=complaints.add) as tar,
-            feeding(tar, self._names, self.name) as feeder,
-        ):
-            for block in relay.behind(tar, out) if own else relay.through_pipe(tar, out):
-                feeder.delivered(len(block))
-                digest.update(block)
-                length += len(block)
-                advance(len(block))
-            complaints.judge(tar)
-            feeder.check()
-        unread = (*self._problems.found, *complaints.unread.found)
-        left_out = self._problems.left_out + complaints.unread.left_out + complaints.changed.left_out
-        sha256 = digest.hexdigest()
-        return Produced(length, sha256, sha256, tuple(complaints.changed.found), unread, left_out, tuple(self._sockets))
+        produced = archiving.write(self.name, self._names, seen.size, out, self._problems)
+        return replace(produced, sockets=tuple(self._sockets))
 
     def content_of(self, stream: BinaryIO) -> str:
         """The digest of an archive whoever wrote it; contract: `sources.Source.content_of`."""
+        from btw_backup.sources.content import archive_digest  # noqa: PLC0415 - as above
+
         return archive_digest(stream)
 
     def programs(self) -> Mapping[str, str]:
         """The version of tar."""
+        from btw_backup import process  # noqa: PLC0415 - as above
+
         return {"tar": process.run(["tar", "--version"]).split(b"\n")[0].decode()}
 
 
@@ -162,17 +141,23 @@ def tree_rules(source: str, settings: Config) -> Rules:
     )
 
 
-def _looks(seen: Seen) -> bytes:
-    """What the fingerprint covers of one entry, besides its path."""
+def _looks(seen: Seen, mtime: int, ctime: int) -> bytes:
+    """What the fingerprint covers of one entry, besides its path. A status makes its times anew for who asks."""
     _, s, folder, name = seen
-    times = (s.st_mtime_ns & _MOMENTS, s.st_ctime_ns & _MOMENTS)
-    looks = _ENTRY.pack(s.st_ino, s.st_mode, s.st_uid, s.st_gid, s.st_size, *times, s.st_rdev)
-    if stat.S_ISLNK(s.st_mode):
+    mode, inode, _, _, uid, gid, size = s[:7]
+    looks = _ENTRY.pack(inode, mode, uid, gid, size, mtime & _MOMENTS, ctime & _MOMENTS, s.st_rdev)
+    if stat.S_ISLNK(mode):
         try:
             return looks + os.fsencode(os.readlink(name, dir_fd=folder))
         except OSError:
             return looks
     return looks
+
+
+def line_of(path: bytes, status: os.stat_result) -> bytes:
+    """An item of the list of names: the size of a regular file that has content, else 0, and the path."""
+    size = status.st_size if stat.S_ISREG(status.st_mode) and status.st_blocks else 0
+    return b"%d/%s\0" % (size, path)
 
 
 def _socket(path: str, status: os.stat_result) -> Mapping[str, Any]:

@@ -36,6 +36,63 @@ def cut(read: Read) -> Iterator[memoryview]:
         rest = bytes(content[at:])
 
 
+class Cutter:
+    """Cuts what is written to it, as `cut` does; each chunk goes to `take`, and is valid as long as it is kept."""
+
+    def __init__(self, take: Callable[[memoryview], object]) -> None:
+        self._take = take
+        self._cutter = FastCDC(avg_size=USUAL, min_size=SMALLEST, max_size=LARGEST)
+        self._buffers = [bytearray(_READ)]
+        self._buffer = self._buffers[0]
+        self._filled = 0
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Take `data`, all of it."""
+        left = memoryview(data)
+        while left:
+            part = left[: _READ - self._filled]
+            self._buffer[self._filled : self._filled + len(part)] = part
+            self._filled += len(part)
+            left = left[len(part) :]
+            if self._filled == _READ:
+                self._cut(ended=False)
+        return len(data)
+
+    def close(self) -> None:
+        """Hand out what is left."""
+        self._cut(ended=True)
+
+    def _cut(self, *, ended: bool) -> None:
+        """Hand out the chunks that are sure, and begin a new buffer with the rest: others still work on this one."""
+        content = memoryview(self._buffer)[: self._filled]
+        lengths = [chunk.length for chunk in self._cutter.cut_buf(content)] if content else []
+        at = 0
+        for length in lengths if ended else lengths[:-1]:
+            self._take(content[at : at + length])
+            at += length
+        self._filled -= at
+        self._buffer = bytearray() if ended else self._free_buffer()
+        self._buffer[: self._filled] = content[at:]
+
+    def _free_buffer(self) -> bytearray:
+        """A buffer that nobody has a chunk of any more: one of before, because new memory costs time."""
+        found = next((buffer for buffer in self._buffers if _is_free(buffer)), None)
+        if found is None:
+            found = bytearray(_READ)
+            self._buffers.append(found)
+        return found
+
+
+def _is_free(buffer: bytearray) -> bool:
+    """Whether no view of `buffer` is left: only then Python lets its length be changed."""
+    try:
+        buffer.append(0)
+    except BufferError:
+        return False
+    buffer.pop()
+    return True
+
+
 def _filled(read: Read, count: int) -> bytes:
     """`count` bytes, or all up to the end."""
     pieces = []

@@ -10,13 +10,15 @@ import os
 import re
 import stat
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import zstandard
 
-from btw_backup import files
+from btw_backup import files, locks
 from btw_backup.errors import Damaged, FatalUserError, NotFound
+from btw_backup.store import frames
 
 FOLDER = ".store"
 FORMAT = 1
@@ -27,7 +29,9 @@ DAMAGED = "damaged"
 """The folder below the store where chunks go that are not what was stored: evidence, and never a base again."""
 
 _NAME = re.compile(r"[0-9a-f]{64}")
-_MAGIC = b"\x28\xb5\x2f\xfd"
+_UNUSED = 0x10
+"""The bit of a frame's header that decoders do not look at (RFC 8878, 3.1.1.1.1.3)."""
+
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -43,7 +47,8 @@ class ChunkStore:
         """Make sure of a store of a format that we know; a new one is made. Raises `FatalUserError`."""
         path = self.folder / "format.json"
         try:
-            found = json.loads(path.read_bytes())["format"]
+            content = path.read_bytes()
+            found = json.loads(content)["format"]
         except FileNotFoundError:
             if self.chunks.exists():
                 raise Damaged(f"{path} is missing", 'if the chunks are fine, write {"format": 1} into it') from None
@@ -51,6 +56,8 @@ class ChunkStore:
             return
         except (ValueError, KeyError, TypeError) as error:
             raise Damaged(f"{path} cannot be read: {error}", 'if the chunks are fine, write {"format": 1}') from error
+        if content != format_text(FORMAT) and b"checksum" in content and content != format_text(found):
+            raise Damaged(f"{path} is not what was written", "btw-backup scrub proves the chunks, and writes it anew")
         if found != FORMAT:
             raise FatalUserError(
                 f"{self.folder} has the format {found}, and we know {FORMAT}", "use a newer btw-backup"
@@ -58,10 +65,45 @@ class ChunkStore:
 
     def _create(self, path: Path) -> None:
         files.make_folder(self.folder)
-        with suppress(FileExistsError):
-            os.close(os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-        files.write_whole(path, json.dumps({"format": FORMAT}).encode() + b"\n")
+        files.write_whole(path, format_text(FORMAT))
         files.make_folder(self.chunks)
+
+    def listed(self, after: str = "") -> Iterator[tuple[str, int]]:
+        """The chunks with the lengths of their files, in the order of their names: first those behind the name
+        `after`, then the others. Memory: the names of one folder in 256."""
+        after = after if _NAME.fullmatch(after) else ""
+        folders = [f"{number:02x}" for number in range(256)]
+        at = int(after[:2] or "0", 16)
+        for turn, folder in enumerate((*folders[at:], *folders[: at + bool(after)])):
+            for name, length in self._listed_in(folder):
+                if folder != after[:2] or (name > after) == (turn == 0):
+                    yield name, length
+
+    def _listed_in(self, folder: str) -> list[tuple[str, int]]:
+        found = []
+        try:
+            with os.scandir(self.chunks / folder) as entries:
+                for entry in entries:
+                    name = entry.name.removesuffix(".zst")
+                    if name != entry.name and _NAME.fullmatch(name) and name.startswith(folder):
+                        with suppress(FileNotFoundError):  # somebody may be sweeping
+                            found.append((name, entry.stat(follow_symlinks=False).st_size))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return sorted(found)
+
+    @contextmanager
+    def locked(self, *, exclusive: bool, wait: float) -> Iterator[None]:
+        """Hold the lock of the store: exclusively to remove chunks, shared to write, to remove or to bring back a
+        backup. Its file may be missing in a copy of a store; where there is no store, there is nothing to lock."""
+        if not self.folder.is_dir():
+            yield
+            return
+        with suppress(FileExistsError):
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            os.close(os.open(self.folder / locks.LOCK_NAME, flags, 0o600))
+        with locks.lock(self.folder, exclusive=exclusive, wait=wait):
+            yield
 
     def path(self, name: str) -> Path:
         """Where the chunk `name` lies, if it is there. Raises `Damaged` for what cannot be a name."""
@@ -75,7 +117,7 @@ class ChunkStore:
         try:
             os.utime(path, follow_symlinks=False)
             status = os.stat(path, follow_symlinks=False)
-        except FileNotFoundError:
+        except OSError:  # nobody counts on what cannot be looked at
             return 0
         return status.st_size if stat.S_ISREG(status.st_mode) else 0
 
@@ -83,8 +125,11 @@ class ChunkStore:
         """As `reuse`, and it looks whole: a frame of `length` plain bytes that ends where the file ends."""
         if not self.reuse(name):
             return False
-        with open(os.open(self.path(name), _OPEN), "rb", buffering=0) as file:
-            return _frame_length(file.fileno(), length) == os.fstat(file.fileno()).st_size
+        try:
+            with open(os.open(self.path(name), _OPEN), "rb", buffering=0) as file:
+                return frames.end_of(file.fileno(), length) == os.fstat(file.fileno()).st_size
+        except OSError:
+            return False
 
     def length(self, name: str) -> int:
         """The plain bytes that the chunk `name` says it has; 0 if it is not there."""
@@ -94,13 +139,23 @@ class ChunkStore:
         except (OSError, zstandard.ZstdError):
             return 0
 
-    def read(self, name: str) -> bytes:
-        """The plain content of the chunk `name`. Raises `Damaged` for any other content than what was stored."""
-        path = self.path(name)
+    def read(self, name: str, *, from_disk: bool = False) -> bytes:
+        """The plain content of the chunk `name`. Raises `Damaged` for any other content than what was stored.
+
+        `from_disk`: what the kernel has of it in memory, which may be better than what the disk has, is let go.
+        """
+        return self.read_at(self.path(name), name, from_disk=from_disk)
+
+    def read_at(self, path: Path, name: str, *, from_disk: bool = False) -> bytes:
+        """As `read`, of what lies at `path`."""
         try:
             with open(os.open(path, _OPEN), "rb", buffering=0) as file:
+                if from_disk:
+                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
                 size = os.fstat(file.fileno()).st_size
                 frame = b"" if size > LARGEST + (LARGEST >> 8) + 512 else file.read(size + 1)
+                if from_disk:
+                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         except FileNotFoundError as error:
             raise Damaged(f"the chunk {name} is missing") from error
         except OSError as error:
@@ -110,10 +165,19 @@ class ChunkStore:
             raise Damaged(f"the chunk {name} is damaged: its SHA-256 is not that of what was stored")
         return content
 
+    def frame(self, name: str) -> bytes:
+        """The chunk `name` as it lies in the store, proved. Raises `Damaged`."""
+        self.read(name)
+        return self.path(name).read_bytes()
+
+    def plain(self, name: str, frame: bytes) -> bytes:
+        """What is in `frame`, which is called the chunk `name`; whoever asks proves that. Raises `Damaged`."""
+        return self._content(name, frame)
+
     def _content(self, name: str, frame: bytes) -> bytes:
         """The content of a frame, within bounds of memory and time whatever it says."""
         try:
-            if not frame.startswith(_MAGIC):
+            if not frame.startswith(frames.MAGIC) or frame[4:5] == b"" or frame[4] & _UNUSED:
                 raise zstandard.ZstdError("it is no zstd frame")
             parameters = zstandard.get_frame_parameters(frame)
             if parameters.content_size > LARGEST or parameters.window_size > LARGEST or parameters.dict_id:
@@ -142,23 +206,12 @@ class ChunkStore:
         return target
 
 
-def _frame_length(file: int, length: int) -> int:
-    """The length of the zstd frame in `file` with `length` plain bytes, told by its headers; 0 if it is none.
+def store_of(folder: Path, dst: str) -> ChunkStore:
+    """The store of the ROOT_PATH in which `folder` is the dst."""
+    return ChunkStore(folder.parents[dst.count("/")])
 
-    RFC 8878, 3.1.1: the frame header, then blocks of a header of 3 bytes each, then 4 bytes of checksum. Reading the
-    headers tells a file that was cut from a whole one for the price of one read a 128 KiB.
-    """
-    try:
-        head = os.pread(file, 18, 0)
-        parameters = zstandard.get_frame_parameters(head)
-        at = zstandard.frame_header_size(head)
-    except zstandard.ZstdError:
-        return 0
-    if not head.startswith(_MAGIC) or parameters.content_size != length:
-        return 0
-    while len(block := os.pread(file, 3, at)) == 3:
-        header = int.from_bytes(block, "little")
-        at += 3 + (1 if header >> 1 & 3 == 1 else header >> 3)
-        if header & 1:
-            return at + 4 * parameters.has_checksum
-    return 0
+
+def format_text(number: int) -> bytes:
+    """What is in format.json: with a checksum, so that a flipped bit is not taken for a newer format."""
+    checksum = hashlib.sha256(b"%d" % number).hexdigest() if isinstance(number, int) else ""
+    return json.dumps({"format": number, "checksum": checksum}).encode() + b"\n"

@@ -1,6 +1,6 @@
 """The manifest of a backup: a header, an entry a line in the order of the walk, an end; JSON lines in one zstd frame.
 
-Written and read as a stream. Names that are no UTF-8 are in `raw_path` and `raw_target`, which JSON has as base64.
+Behind it are the names of the chunks (`store.names`). Paths that are no UTF-8 are in `raw_path`, as base64.
 """
 
 import hashlib
@@ -13,16 +13,17 @@ from typing import BinaryIO, Literal
 import msgspec
 import zstandard
 
-from btw_backup.entries import Entry, Kind
-from btw_backup.errors import Damaged, FatalUserError
+from btw_backup.errors import TRY_ANOTHER, Damaged, FatalUserError
+from btw_backup.store import names
+from btw_backup.store.tally import Tally
+from btw_backup.stream import Digesting
 
 FORMAT = 1
 LONGEST_LINE = 64 << 20
 """Bytes: a file of 1.5 TB has as many extents as fit. Memory is bounded, whatever a manifest says."""
 
 _MAX_WINDOW = 8 << 20
-_PIECE = 1 << 18
-_BATCH = 1 << 18
+_PIECE = _BATCH = 1 << 18
 
 Extent = tuple[str, int, int]
 """The name of a chunk, an offset in its plain content, a length."""
@@ -31,7 +32,11 @@ KindName = Literal["file", "folder", "link", "hard link", "fifo", "socket", "cha
 
 
 class Header(msgspec.Struct, frozen=True, tag="header", tag_field="type"):
-    """The first line. `began` is when the walk began, in nanoseconds since 1970."""
+    """The first line. `began` is when the walk began, in nanoseconds since 1970.
+
+    With `kind` ``fs`` the entries are those of a tree; with any other, a stream, there is exactly one: a file whose
+    path is what the stream is called where it lies as a file (`Source.file_name`).
+    """
 
     format: int
     kind: str
@@ -88,56 +93,16 @@ _END = msgspec.json.Decoder(End)
 _END_MARK = b'{"type":"end"'
 
 
-def entry_of(member: Member) -> Entry:
-    """What is restored of `member`. ValueError for what cannot be."""
-    stored = sum(length for _, _, length in member.extents)
-    if member.kind == "file" and stored != (member.size if member.parts is None else _sparse(member)):
-        raise ValueError(f"{member.key[:80]!r} has {stored} bytes, which is not what it should have")
-    if not (_fits(member.uid, 32) and _fits(member.gid, 32) and -(1 << 63) <= member.mtime < 1 << 64):
-        raise ValueError(f"{member.key[:80]!r} has an owner or a time that cannot be")
-    target = member.raw_target or member.target.encode()
-    return Entry(
-        path=_clean(member.raw_path or member.path.encode()),
-        kind=Kind(member.kind),
-        mode=member.mode & 0o7777,
-        uid=member.uid,
-        gid=member.gid,
-        mtime=member.mtime,
-        size=member.size,
-        target=_clean(target) if member.kind == "hard link" else target,
-        uname=member.uname,
-        gname=member.gname,
-        device=member.device or (0, 0),
-        xattrs=member.xattrs,
-        extents=member.parts,
-    )
-
-
-def _fits(number: int, bits: int) -> bool:
-    return 0 <= number < 1 << bits
-
-
-def _sparse(member: Member) -> int:
-    """The bytes that are not holes. ValueError unless the parts follow each other, inside the file."""
-    at = stored = 0
-    for offset, length in member.parts or ():
-        if offset < at or length < 0 or not _fits(member.size, 63) or offset + length > member.size:
-            raise ValueError(f"{member.key[:80]!r} has holes that cannot be")
-        at, stored = offset + length, stored + length
-    return stored
-
-
-def _clean(path: bytes) -> bytes:
-    if (path and any(part in (b"", b".", b"..") for part in path.split(b"/"))) or b"\0" in path:
-        raise ValueError(f"{path[:80]!r} is no path below the top")
-    return path
-
-
 class ManifestWriter:
     """Writes lines. `content` digests what the tree holds, wherever and whenever that was seen; `sha256` the text."""
 
     def __init__(self, out: BinaryIO, header: Header) -> None:
-        self._file = zstandard.ZstdCompressor(level=3, write_checksum=True).stream_writer(out, closefd=False)
+        self._file_out = out
+        self._out = Digesting(out)
+        self._names = Tally()
+        self._last = ""
+        compressor = zstandard.ZstdCompressor(level=3, write_checksum=True)
+        self._file = compressor.stream_writer(self._out, closefd=False)  # type: ignore[arg-type]
         self._encode = msgspec.json.Encoder().encode_into
         self._buffer = bytearray()
         self._content = hashlib.sha256()
@@ -164,6 +129,10 @@ class ManifestWriter:
         self._line(End(self.entries, self.size, wasteful))
         self._flush()
         self._file.close()  # type: ignore[no-untyped-call]
+        with self._names:
+            names.write(
+                self._file_out, (name for name, _ in self._names), self._text.digest(), self._out.sha256.digest()
+            )
         return self._text.hexdigest(), self._content.hexdigest()
 
     def _line(self, value: object) -> None:
@@ -174,6 +143,9 @@ class ManifestWriter:
         self.entries += 1
         self.size += member.size if member.kind == "file" else 0
         self._content.update(self._buffer[start : self._buffer.rfind(b',"ctime":')])
+        if member.extents and (member.extents[-1][0] != self._last or len(member.extents) > 1):
+            self._last = member.extents[-1][0]  # most files are in the chunk of the one before
+            self._names.add(bytes.fromhex(name) for name, _, _ in member.extents)
         if member.extents and not member.sha256:
             self._content.update(repr(member.extents).encode())
         if len(self._buffer) >= _BATCH:
@@ -207,17 +179,22 @@ class ManifestReader:
     def __iter__(self) -> Iterator[tuple[Member, bytes]]:
         """Raises `Damaged` where it is not what was written; also at its end, if that is not where it should be."""
         decode = _MEMBER.decode
-        count = 0
-        for line in self._lines:
+        for line in self.lines():
             try:
-                if line.startswith(_END_MARK):
-                    self.end = _END.decode(line)
-                    break
                 member = decode(line)
             except (msgspec.DecodeError, RecursionError) as error:
                 raise self._damaged(str(error)) from error
-            count += 1
             yield member, line
+
+    def lines(self) -> Iterator[bytes]:
+        """The lines of the entries, for who decodes few of them. Raises as going through the entries does."""
+        count = 0
+        for line in self._lines:
+            if line.startswith(_END_MARK):
+                self.end = self._end_in(line)
+                break
+            count += 1
+            yield line
         if self.end is None or self.end.entries != count or next(self._lines, None) is not None:
             raise self._damaged("it does not end where it should")
 
@@ -226,6 +203,9 @@ class ManifestReader:
         line = b""
         for line in self._lines:  # noqa: B007 - it is the last that counts
             pass
+        return self._end_in(line)
+
+    def _end_in(self, line: bytes) -> End:
         try:
             return _END.decode(line)
         except msgspec.DecodeError as error:
@@ -237,7 +217,6 @@ class ManifestReader:
         return self._digest.hexdigest()
 
     def _read(self, file: BinaryIO) -> Iterator[bytes]:
-        """The lines."""
         reader = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW).stream_reader(file, read_size=_PIECE)
         rest = b""
         try:
@@ -252,9 +231,10 @@ class ManifestReader:
             raise self._damaged(str(error)) from error
         if rest:
             raise self._damaged("it is cut")
+        names.check(file.fileno(), self._digest.digest(), self._name)
 
     def _damaged(self, why: str) -> Damaged:
-        return Damaged(f"{self._name} is damaged: {why}", "another backup may be well; list shows them")
+        return Damaged(f"{self._name} is damaged: {why}", TRY_ANOTHER)
 
 
 @contextmanager

@@ -46,6 +46,8 @@ class Packer:
 
     def add(self, content: bytes, digest: bytes) -> Extent | Packed:
         """Where `content` is, or will be."""
+        if self._writer.mending:
+            self._writer.mending.give(digest, content)
         known = self._under_way.get(digest) or self._find(digest, len(content))
         if known is not None:
             return known
@@ -67,7 +69,8 @@ class Packer:
     def flush(self) -> None:
         """Store the pack that is open, as it is."""
         if self._open.parts:
-            self._open.stored = self._writer.put(self._open.parts)
+            contents = self._open.contents
+            self._open.stored = self._writer.put(self._open.parts, lambda name: self._index.jot(name, contents))
             self._open.parts = []
             self._open = Pack()
 

@@ -1,11 +1,13 @@
 """Reads the content of entries, each chunk once, ahead of who takes it, on all cores and within bounds of memory."""
 
+import hashlib
 import os
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from btw_backup.errors import Damaged, DamagedPart
+from btw_backup.store import evidence
 from btw_backup.store.chunks import ChunkStore
 from btw_backup.store.manifest import Extent, Member
 
@@ -14,6 +16,9 @@ AHEAD = 6
 
 KEPT = 10
 """Chunks that stay for the next entry: the packs of as many backups, between which a walk goes to and fro."""
+
+_BAD = 4
+"""Bad chunks of which is kept what can be read."""
 
 _MEMBERS = 4096
 """Entries that are looked at ahead of the one that is taken."""
@@ -29,6 +34,23 @@ class _Chunk:
         self.taken = False
 
 
+class _Pieces:
+    """The content of one member, a piece an extent. No generator: that would have ended after its first error."""
+
+    __slots__ = ("_contents", "_extents", "_sha256")
+
+    def __init__(self, contents: "Contents", member: Member) -> None:
+        self._contents = contents
+        self._extents = iter(member.extents)
+        self._sha256 = member.sha256
+
+    def __iter__(self) -> "_Pieces":
+        return self
+
+    def __next__(self) -> memoryview:
+        return self._contents.piece(next(self._extents), self._sha256)
+
+
 class Contents:
     """Goes through `members`, and has their content. `close` ends its threads."""
 
@@ -39,11 +61,12 @@ class Contents:
         self._coming = self._look_ahead(iter(members))
         self._chunks: OrderedDict[str, _Chunk] = OrderedDict()
         self._untaken = 0
+        self._bad: dict[str, bytes] = {}
 
     def __iter__(self) -> Iterator[tuple[Member, Iterator[memoryview]]]:
         """The members, each with its content, to be read before the next or not at all.
 
-        Reading a content raises `Damaged`; that of the next member may be well.
+        Reading a content raises `DamagedPart` where a chunk is not what was stored, and goes on behind it.
         """
         while True:
             while not self._members:  # what comes before the next member is of the last one, which is done
@@ -51,7 +74,7 @@ class Contents:
                     return
             self._fill()
             member = self._members.popleft()
-            yield member, self._content(member.extents)
+            yield member, _Pieces(self, member)
             for name, _, _ in member.extents:
                 self._take(name)
 
@@ -81,18 +104,30 @@ class Contents:
                 del self._chunks[gone]
         return chunk
 
-    def _content(self, extents: tuple[Extent, ...]) -> Iterator[memoryview]:
-        for name, offset, length in extents:
-            chunk = self._chunks.get(name) or self._ask(name)
-            self._take(name)
-            self._fill()
-            try:
-                content = memoryview(chunk.content.result())
-            except Damaged as error:
-                raise DamagedPart(error.message) from error
-            if not 0 <= offset <= offset + length <= len(content):
-                raise DamagedPart(f"the manifest asks for more than the chunk {name} has")
-            yield content[offset : offset + length]
+    def piece(self, extent: Extent, sha256: str) -> memoryview:
+        """The content of one extent; `sha256` is that of a file that is packed with others. Raises `DamagedPart`."""
+        name, offset, length = extent
+        chunk = self._chunks.get(name) or self._ask(name)
+        self._take(name)
+        self._fill()
+        try:
+            content = memoryview(chunk.content.result())
+        except Damaged as error:
+            found = self._salvaged(name)[offset : offset + length] if sha256 else b""
+            if not sha256 or hashlib.sha256(found).hexdigest() != sha256:
+                raise DamagedPart(error.message, length=length) from error
+            return memoryview(found)
+        if not 0 <= offset <= offset + length <= len(content):
+            raise DamagedPart(f"the manifest asks for more than the chunk {name} has", length=length)
+        return content[offset : offset + length]
+
+    def _salvaged(self, name: str) -> bytes:
+        """What there is of a bad pack: files in it that are right prove it by their SHA-256."""
+        if name not in self._bad:
+            if len(self._bad) >= _BAD:
+                del self._bad[next(iter(self._bad))]
+            self._bad[name] = evidence.best_of(self._store, name)
+        return self._bad[name]
 
     def _take(self, name: str) -> None:
         chunk = self._chunks.get(name)

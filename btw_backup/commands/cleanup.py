@@ -1,0 +1,93 @@
+"""Free the room of what was removed: backups that rm removed longer ago than the grace period, and chunks of the store
+that no backup needs any more.
+
+It may be interrupted at any moment, and run while backups are made: those wait only while chunks are being removed.
+
+If a manifest cannot be read no chunk is removed, because nobody knows which ones it needs: status 5. The same if a DST
+that had backups at the last cleanup is not there at all: is its disk mounted? If it is gone on purpose: --forget DST.
+
+example:
+  btw-backup cleanup --dry-run
+  btw-backup cleanup
+  btw-backup cleanup --grace 0
+"""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+
+from btw_backup import listing, places, removal, runner
+from btw_backup.clock import utc_now
+from btw_backup.commands.command import EXCLUSIVE, Command, Context, duration
+from btw_backup.errors import FatalUserError
+from btw_backup.log import size_text
+from btw_backup.offsite import sync
+from btw_backup.removal import Purged
+from btw_backup.store.chunks import ChunkStore
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Fill the parser."""
+    parser.add_argument("--forget", action="append", default=[], metavar="DST", help="DST is gone on purpose")
+    parser.add_argument("--dry-run", action="store_true", help="only say what would go")
+    parser.add_argument("--grace", type=duration, metavar="DURATION", help="instead of the setting GRACE")
+
+
+def run(context: Context, args: argparse.Namespace) -> None:
+    """Purge every dst, then collect what is left over; a dst that is busy does not stop the rest."""
+    places.check_identity(context.root, context.config_dir)
+    grace = float(context.config["GRACE"]) if args.grace is None else args.grace
+    problems: list[FatalUserError] = []
+    purged = list(_purge(context, grace, args.dry_run, problems))
+    try:
+        chunks, size = _collect(context, args, grace, purged)
+    except FatalUserError as error:
+        problems.append(error)
+        chunks = size = 0
+    size += sum(each.size for each in purged)
+    backups = sum(each.backups for each in purged)
+    row = {"dry_run": args.dry_run, "backups": backups, "chunks": chunks, "size": size}
+    verb = "would free" if args.dry_run else "freed"
+    context.show_one(row, f"{verb} {size_text(size)}: {_count(backups, 'backup')}, {_count(chunks, 'chunk')}")
+    runner.end(problems)
+
+
+def _purge(context: Context, grace: float, dry_run: bool, problems: list[FatalUserError]) -> Iterator[Purged]:
+    now, span = utc_now(), timedelta(seconds=grace)
+    for each in listing.places(context.root, with_removed=True):
+        try:
+            if not removal.is_due(each, now, span):
+                continue
+            if dry_run:
+                yield removal.purge(each, now, span, dry_run=True)
+                continue
+            with (
+                context.place(each.dst) as place,
+                ChunkStore(context.root).locked(exclusive=False, wait=context.lock_wait),
+            ):
+                yield removal.purge(place, now, span, dry_run=False)
+        except FatalUserError as error:
+            problems.append(error)
+
+
+def _collect(context: Context, args: argparse.Namespace, grace: float, purged: Sequence[Purged]) -> tuple[int, int]:
+    """Remove chunks; how many, and their bytes."""
+    from btw_backup.store import collect  # noqa: PLC0415 - what it needs takes long to load
+
+    root, now, forgotten = context.root, utc_now().timestamp(), args.forget
+    if args.dry_run:
+        doomed = frozenset(path for each in purged for path in each.paths)
+        swept = collect.foreseen(root, grace=grace, now=now, forgotten=forgotten, doomed=doomed)
+    else:
+        owe = sync.owe_all(context.config, context.config_dir)
+        swept = collect.collect(
+            root, lambda path: owe("push", path), grace=grace, now=now, forgotten=forgotten, wait=context.lock_wait
+        )
+    return swept.chunks, swept.size
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' if number != 1 else ''}"
+
+
+COMMAND = Command("cleanup", "frees the room of what was removed", arguments, run, lock=EXCLUSIVE)

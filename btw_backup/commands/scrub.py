@@ -1,0 +1,128 @@
+"""Prove that what is kept is what was stored: everything, or what is in DST and below, or what SPEC names there.
+
+Each chunk of the store is read once, however many backups share it; each manifest, archive and repository is read and
+compared with its record. All is read from the disk. Backups and restores can run at the same time.
+
+Whatever is bad is named, with the backups that need it. A bad chunk is set aside, with a report beside it; the backups
+are marked, which list shows, and nothing is built on them. The next backup of the same content stores it anew; then a
+scrub takes the marks away.
+
+With -p a part is proved, and the next time the part that follows: seven times -p 15 is everything. Of the store that is
+so many percent of the bytes; an archive, a manifest and a repository are each read as a whole. What comes in between is
+seen in the next round. Marks are taken away by a scrub without -p.
+
+With --source the newest backup of each tree is compared with the tree itself, and what differs is listed: rotten, with
+the status 3, if size and times of the file say that nobody wrote to it; changed or gone, if somebody did, which is
+no alarm; and what the disk cannot read is unreadable, with the status 3, too. With -p so many percent of the bytes are
+compared, and next time what follows.
+
+example:
+  btw-backup scrub
+  btw-backup scrub -p 15
+  btw-backup scrub hosts/etc@latest --json
+  btw-backup scrub --source hosts/etc
+"""
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from btw_backup import places, runner, running, specs
+from btw_backup.commands.command import Command, Context
+from btw_backup.errors import Damaged, Incomplete, UsageError
+from btw_backup.log import printable, warn
+from btw_backup.scrub import Found, Scope
+
+SHOWN = 10
+"""How many backups are named in the message."""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Fill the parser."""
+    parser.add_argument("address", nargs="?", metavar="DST[@SPEC]", help="what to prove; by default everything")
+    parser.add_argument("-p", "--percent", type=_percent, help="prove this part of it, and next time what follows")
+    parser.add_argument("--source", action="store_true", help="compare the newest backup of each tree with the tree")
+
+
+def run(context: Context, args: argparse.Namespace) -> None:
+    """Prove, and show what is bad."""
+    scope = _scope(args)
+    with running.recorded(context.config_dir, "scrub", "", args.address or ""):
+        _prove(context, args, scope)
+
+
+def _prove(context: Context, args: argparse.Namespace, scope: Scope) -> None:
+    from btw_backup.scrub.round import scrub  # noqa: PLC0415 - what it needs takes 0.1 s to load
+
+    places.has_identity(context.root, context.config_dir)  # an empty mount point is silent, too
+    if args.source:
+        _compare(context, scope)
+        return
+    found = scrub(context.root, scope, wait=context.lock_wait)
+    context.show([asdict(one) for one in found], _line)
+    if found:
+        raise _error(found)
+
+
+def _compare(context: Context, scope: Scope) -> None:
+    from btw_backup.scrub.source import ALARMING, compare  # noqa: PLC0415 - as above
+
+    found, damaged, problems = compare(context.root, scope)
+    context.show([asdict(one) for one in found], _difference)
+    for line in damaged[:SHOWN]:
+        warn(line)
+    if damaged:
+        problems.append(Damaged(f"{len(damaged)} parts of backups are damaged", "scrub shows which backups need them"))
+    alarming = sum(one.what in ALARMING for one in found)
+    if alarming:
+        what = "1 file differs" if alarming == 1 else f"{alarming} files differ"
+        why = f"{what} from the backup, although nobody wrote to it since"
+        problems.append(Incomplete(why, "restore it; is the disk well?"))
+    runner.end(problems)
+
+
+def _difference(row: Mapping[str, Any]) -> str:
+    where = "" if row["offset"] is None else f" from byte {row['offset']} on"
+    return printable(f"{row['what']:<10} {row['address']} {row['path']}{where}")
+
+
+def _scope(args: argparse.Namespace) -> Scope:
+    if args.address is None:
+        return Scope(percent=args.percent)
+    _, at, spec = args.address.rpartition("@")
+    if not at:
+        return Scope(args.address.strip("/"), percent=args.percent)
+    if not spec:
+        raise UsageError("there is nothing behind the @", "give a SPEC, or no @")
+    return Scope(specs.address(args.address)[0].strip("/"), spec, args.percent)
+
+
+def _percent(text: str) -> float:
+    try:
+        number = float(text.removesuffix("%"))
+    except ValueError:
+        number = 0.0
+    if not 0 < number <= 100:
+        raise argparse.ArgumentTypeError(f"not a part in percent: {text}")
+    return number
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    needed = ", ".join(row["backups"]) or "no backup"
+    whose = "" if row["thing"] in ("backup", "folder") else f"; it concerns {needed}"
+    aside = f"; it was set aside: {row['evidence']}" if row["evidence"] else ""
+    what = "" if row["name"] in row["why"] else f"{row['thing']} {row['name']}: "
+    return printable(f"{what}{row['why']}{whose}{aside}")
+
+
+def _error(found: list[Found]) -> Damaged:
+    addresses = sorted({address for one in found for address in one.backups})
+    if not addresses:
+        return Damaged("something is damaged, but no backup needs it")
+    shown = ", ".join(addresses[:SHOWN]) + (f" and {len(addresses) - SHOWN} more" if len(addresses) > SHOWN else "")
+    what = "1 backup is damaged" if len(addresses) == 1 else f"{len(addresses)} backups are damaged"
+    return Damaged(f"{what}: {shown}", "make a backup now: it stores anew what the source still has")
+
+
+COMMAND = Command("scrub", "proves that what is kept is what was stored", arguments, run)

@@ -1,0 +1,293 @@
+"""Removes backups in two steps: first out of sight, where they can be brought back from, and after a while for good.
+
+What is removed lies in ``<dst>/.removed/``: the backup, its record and its mark of damage, under their names. Records
+and marks belong where the backup is: a record without its backup would say that something was lost. So the backup
+itself decides, in one rename, whether it is removed; who dies before or after is set right by the next one. A folder of
+rdiff-backup is one thing, with all backups in it.
+
+The owner of a dst may be anybody: everything is done by descriptor, through no link.
+"""
+
+import os
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from btw_backup import files, listing, log, specs
+from btw_backup.clock import STAMP, moment_of
+from btw_backup.errors import FatalUserError, NotFound, WouldOverwrite
+from btw_backup.keepers import Owe, Place
+from btw_backup.records import DAMAGED, FOLDER, REMOVED, Backup
+
+_RECORD = ".json"
+_ENTER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+@dataclass(frozen=True, slots=True)
+class Purged:
+    """What a purge removed for good, or would: backups, with the bytes of their files, and where these lie."""
+
+    backups: int = 0
+    size: int = 0
+    paths: tuple[Path, ...] = ()
+
+
+def check(backups: Sequence[Backup], chosen: Sequence[Backup], now: datetime, young: timedelta) -> None:
+    """Raise `FatalUserError` if `chosen`, of all `backups` of a dst, should not be removed unasked.
+
+    That are those younger than `young`, and the last that is good: whole, or if none is, at least not damaged.
+    """
+    for backup in chosen:
+        if now - moment_of(backup.stamp) < young:
+            hours = f"{young / timedelta(hours=1):g} h"
+            raise FatalUserError(f"{backup.address} is younger than {hours}", "--force removes it all the same")
+    going = {backup.stamp for backup in chosen}
+    for is_good in (_is_whole, _is_valid):
+        good = [backup.stamp for backup in backups if is_good(backup)]
+        if good and going.issuperset(good):
+            raise FatalUserError(
+                f"{chosen[0].dst}@{good[-1]} is the last good backup there", "--force removes it all the same"
+            )
+
+
+def _is_valid(backup: Backup) -> bool:
+    return backup.valid
+
+
+def _is_whole(backup: Backup) -> bool:
+    return backup.valid and not (backup.record and backup.record.status)
+
+
+def chosen_of(backups: Sequence[Backup], wanted: Iterable[str], now: datetime) -> list[Backup]:
+    """The backups that any of `wanted` names, oldest first. A stamp means just that one: to take it for a time, and so
+    for the backup before it, would remove twice what was asked to go once. Raises `NotFound`."""
+    stamps = {backup.stamp for backup in backups}
+    named: set[int] = set()
+    for spec in wanted:
+        if STAMP.fullmatch(spec) and spec not in stamps:
+            raise NotFound(f"there is no backup {spec}")
+        named.update(id(backup) for backup in specs.resolve(backups, spec, now))
+    return [backup for backup in backups if id(backup) in named]
+
+
+def check_whole(backups: Sequence[Backup], chosen: Sequence[Backup]) -> None:
+    """Raise `FatalUserError` if `chosen` has some of several backups that can be removed together only."""
+    together: dict[Path, list[str]] = {}
+    for backup in backups:
+        together.setdefault(backup.path, []).append(backup.stamp)
+    going = {backup.stamp for backup in chosen}
+    for backup in chosen:
+        needed = together[backup.path]
+        if not going.issuperset(needed):
+            raise FatalUserError(
+                f"{backup.address} cannot be removed alone: rdiff-backup keeps {len(needed)} backups in one",
+                f"{backup.dst}@{needed[0]}..{needed[-1]} are these",
+            )
+
+
+def remove(place: Place, chosen: Sequence[Backup]) -> None:
+    """Move `chosen`, whole, out of sight. The caller holds the locks of the dst, and that of the store shared."""
+    with _opened(place, create=True) as folders:
+        assert folders is not None
+        _settle(folders)
+        names = _names(chosen)
+        folders.refuse_existing(folders.removed, names)
+        folders.move(_belongings(chosen, _RECORD), folders.records, folders.removed)
+        folders.move(names, folders.dst, folders.removed)
+        folders.move(_belongings(chosen, DAMAGED), folders.records, folders.removed)
+
+
+def bring_back(place: Place, chosen: Sequence[Backup], owe: Owe) -> None:
+    """Undo `remove`. What other places were to be sent is owed to them again."""
+    with _opened(place, create=False) as folders:
+        if folders is None:
+            raise NotFound(f"nothing was removed from {place.dst}")
+        _settle(folders)
+        names = _names(chosen)
+        folders.refuse_existing(folders.dst, names)
+        for backup in chosen:
+            owe("push", f"{place.dst}/{backup.path.name}{'/' if backup.path.is_dir() else ''}")
+            if backup.record:
+                owe("push", f"{place.dst}/{FOLDER}/{backup.stamp}{_RECORD}")
+        folders.move(_belongings(chosen, DAMAGED), folders.removed, folders.records)
+        folders.move(names, folders.removed, folders.dst)
+        folders.move(_belongings(chosen, _RECORD), folders.removed, folders.records)
+
+
+def removed_at(backup: Backup) -> datetime:
+    """When it was removed: the kernel notes when a file was renamed."""
+    return datetime.fromtimestamp(os.lstat(backup.path).st_ctime, UTC)
+
+
+def expired(place: Place, now: datetime, grace: timedelta) -> list[Backup]:
+    """What was removed from `place` longer ago than `grace`; of 0 that is everything, whatever the clock says."""
+    return [backup for backup in listing.removed(place) if not grace or now - removed_at(backup) >= grace]
+
+
+def is_due(place: Place, now: datetime, grace: timedelta) -> bool:
+    """Whether `purge` has something to do, or to set right: it need not wait for others if not."""
+    with _opened(place, create=False) as folders:
+        if folders is None:
+            return False
+        left = {stamp for stamp, _ in folders.belongings(folders.removed, _RECORD)}
+        return bool(left - folders.stamps(folders.removed)) or not left or bool(expired(place, now, grace))
+
+
+def purge(place: Place, now: datetime, grace: timedelta, *, dry_run: bool) -> Purged:
+    """Remove for good what was removed longer ago than `grace`.
+
+    The caller holds the locks of the dst, and that of the store shared. A folder that is half gone is not found again.
+    """
+    with _opened(place, create=False) as folders:
+        if folders is None:
+            return Purged()
+        if not dry_run:
+            files.sweep(folders.inside)
+            _settle(folders)
+        doomed = expired(place, now, grace)
+        sizes = _sizes(folders, doomed)
+        if not dry_run:
+            folders.delete(_names(doomed))
+            folders.delete(folders.orphans())
+            with suppress(OSError):  # there may be others in it
+                os.rmdir(REMOVED, dir_fd=folders.dst)
+        return Purged(len(doomed), sizes, tuple(dict.fromkeys(backup.path for backup in doomed)))
+
+
+def _names(backups: Iterable[Backup]) -> list[str]:
+    return list(dict.fromkeys(backup.path.name for backup in backups))
+
+
+def _belongings(backups: Iterable[Backup], ending: str) -> list[str]:
+    return [backup.stamp + ending for backup in backups]
+
+
+def _sizes(folders: "_Folders", doomed: Sequence[Backup]) -> int:
+    """The bytes of what goes."""
+    names = [*_names(doomed), *_belongings(doomed, _RECORD), *_belongings(doomed, DAMAGED)]
+    return sum(size_below(folders.inside / name) for name in names)
+
+
+def size_below(top: Path) -> int:
+    """The bytes of a file, or of all files in a folder; of nothing 0."""
+    try:
+        status = os.lstat(top)
+    except FileNotFoundError:
+        return 0
+    if not stat.S_ISDIR(status.st_mode):
+        return status.st_size
+    return sum(os.lstat(os.path.join(folder, name)).st_size for folder, _, names in os.walk(top) for name in names)
+
+
+def _settle(folders: "_Folders") -> None:
+    """Put every record and mark where its backup is: somebody may have died between two renames."""
+    here, there = folders.stamps(folders.dst), folders.stamps(folders.removed)
+    for ending in (_RECORD, DAMAGED):
+        kept = dict(folders.belongings(folders.records, ending))
+        left = dict(folders.belongings(folders.removed, ending))
+        back = [name for stamp, name in left.items() if stamp in here and stamp not in kept]
+        away = [name for stamp, name in kept.items() if stamp in there - here and stamp not in left]
+        if back or away:
+            log.debug(
+                f"a run died in {folders.place.dst}: {len(back) + len(away)} records or marks go to their backups"
+            )
+        folders.move(back, folders.removed, folders.records)
+        folders.move(away, folders.records, folders.removed)
+
+
+@dataclass(frozen=True, slots=True)
+class _Folders:
+    """A dst, its records and what was removed from it, open."""
+
+    place: Place
+    dst: int
+    records: int
+    removed: int
+
+    @property
+    def inside(self) -> Path:
+        """The folder of what was removed, whatever stands under its name by now."""
+        return Path(f"/proc/self/fd/{self.removed}")
+
+    def belongings(self, folder: int, ending: str) -> Iterator[tuple[str, str]]:
+        """The stamps and names of the records, or of the marks, in `folder`."""
+        for name in os.listdir(folder):
+            stamp = name.removesuffix(ending)
+            if name != stamp and STAMP.fullmatch(stamp):
+                yield stamp, name
+
+    def stamps(self, folder: int) -> set[str]:
+        """The stamps of the backups in `folder`."""
+        place = replace(self.place, folder=Path(f"/proc/self/fd/{folder}"))
+        return {backup.stamp for keeper in listing.keepers() for backup in keeper.find(place)}
+
+    def orphans(self) -> list[str]:
+        """Records and marks in `removed` whose backup is gone."""
+        known = self.stamps(self.dst) | self.stamps(self.removed)
+        found = [*self.belongings(self.removed, _RECORD), *self.belongings(self.removed, DAMAGED)]
+        return [name for stamp, name in found if stamp not in known]
+
+    def refuse_existing(self, folder: int, names: Iterable[str]) -> None:
+        """Raise `WouldOverwrite` if one of `names` is in `folder` already."""
+        there = set(os.listdir(folder))
+        for name in names:
+            if name in there:
+                where = self.place.folder / (REMOVED if folder == self.removed else "")
+                raise WouldOverwrite(f"{where / name} exists", "look what it is, and move it away")
+
+    def move(self, names: Iterable[str], source: int, target: int) -> None:
+        """Rename those of `names` that are there, and make it survive a power cut."""
+        moved = 0
+        for name in names:
+            with suppress(FileNotFoundError):
+                os.rename(name, name, src_dir_fd=source, dst_dir_fd=target)
+                moved += 1
+        if moved:
+            os.fsync(target)
+            os.fsync(source)
+
+    def delete(self, names: Iterable[str]) -> None:
+        """Remove files and folders from `removed`; a folder is out of sight before the first of it goes."""
+        for name in names:
+            if stat.S_ISDIR(os.stat(name, dir_fd=self.removed, follow_symlinks=False).st_mode):
+                doomed = files.temporary_name(self.inside, name)
+                os.rename(name, doomed.name, src_dir_fd=self.removed, dst_dir_fd=self.removed)
+                os.fsync(self.removed)
+                files.remove(doomed)
+            else:
+                os.unlink(name, dir_fd=self.removed)
+        os.fsync(self.removed)
+
+
+@contextmanager
+def _opened(place: Place, *, create: bool) -> Iterator[_Folders | None]:
+    """The folders of `place`; None if nothing was removed there. Raises `FatalUserError` for links."""
+    with ExitStack() as stack:
+        dst = os.open(place.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        stack.callback(os.close, dst)
+        removed = _entered(place, dst, REMOVED, create=create)
+        if removed is None:
+            yield None
+            return
+        stack.callback(os.close, removed)
+        of_records = _entered(place, dst, FOLDER, create=True)
+        assert of_records is not None
+        stack.callback(os.close, of_records)
+        yield _Folders(place, dst, of_records, removed)
+
+
+def _entered(place: Place, dst: int, name: str, *, create: bool) -> int | None:
+    """The folder `name` of the open `dst`, opened; None if it is not there, and is not to be made."""
+    try:
+        if create:
+            with suppress(FileExistsError):
+                os.mkdir(name, 0o700, dir_fd=dst)
+                os.fsync(dst)
+        return os.open(name, _ENTER, dir_fd=dst)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise FatalUserError(f"{place.folder / name} is no folder that can be used: {error.strerror}") from error

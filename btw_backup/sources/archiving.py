@@ -1,0 +1,54 @@
+"""Has the program tar write the archive of a tree that was walked."""
+
+import hashlib
+from typing import BinaryIO
+
+from btw_backup import process, progress
+from btw_backup.sources import Produced, relay
+from btw_backup.sources.complaints import Complaints
+from btw_backup.sources.feeder import feeding
+from btw_backup.sources.walk import Problems
+
+OPTIONS = (
+    "--format=posix",
+    "--pax-option=delete=atime,delete=ctime,exthdr.name=%d/PaxHeaders/%f",
+    "--sparse",
+    "--acls",
+    "--xattrs",
+    "--xattrs-include=*",
+    "--numeric-owner",
+    "--no-recursion",
+    "--quoting-style=escape",
+    "--blocking-factor=128",
+    "--null",
+    "--verbatim-files-from",
+)
+"""The options of tar: no atime, ctime or process number, so that archives of equal trees are equal."""
+
+
+def write(source: str, names: BinaryIO, size: int, out: BinaryIO, problems: Problems) -> Produced:
+    """Write the archive of `names` below `source`, of about `size` bytes, to `out`.
+
+    `problems` are what the walk could not look at.
+    """
+    complaints = Complaints()
+    command = ["tar", "--create", "--file=-", f"--directory={source}", *OPTIONS, "--files-from=-"]
+    digest = hashlib.sha256()
+    length = 0
+    own = out if relay.is_file(out) else None
+    with (
+        progress.shown(f"reading {source}", size) as advance,
+        process.started(command, stdin=process.PIPE, stdout=own, on_line=complaints.add) as tar,
+        feeding(tar, names, source) as feeder,
+    ):
+        for block in relay.behind(tar, out) if own else relay.through_pipe(tar, out):
+            feeder.delivered(len(block))
+            digest.update(block)
+            length += len(block)
+            advance(len(block))
+        complaints.judge(tar)
+        feeder.check()
+    unread = (*problems.found, *complaints.unread.found)
+    left_out = problems.left_out + complaints.unread.left_out + complaints.changed.left_out
+    sha256 = digest.hexdigest()
+    return Produced(length, sha256, sha256, tuple(complaints.changed.found), unread, left_out)

@@ -1,0 +1,201 @@
+"""Streams in the chunk store: what the keeper makes of a source that is no tree."""
+
+import hashlib
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import pytest
+
+from btw_backup import files, listing
+from btw_backup.config import DATABASE, defaults
+from btw_backup.errors import Damaged, ProgramFailed
+from btw_backup.jobs import Job
+from btw_backup.keepers import Kept, Place
+from btw_backup.keepers.chunks import Chunks
+from btw_backup.records import Backup
+from btw_backup.sources import Produced
+from btw_backup.store import chunker
+from btw_backup.store.uses import chunks_of
+
+MIB = 1 << 20
+
+
+@dataclass
+class Pieces:
+    """A source that gives `content` in pieces of `size` bytes, and fails after the first `good` of them."""
+
+    content: bytes
+    size: int = 100_003
+    good: int | None = None
+    kind: str = "command"
+    name: str = "pieces"
+    file_name: str = "pieces.out"
+
+    def fingerprint(self) -> None: ...
+
+    def produce(self, out: BinaryIO) -> Produced:
+        for number, at in enumerate(range(0, len(self.content), self.size)):
+            if number == self.good:
+                raise ProgramFailed("it failed")
+            out.write(self.content[at : at + self.size])
+        return Produced(len(self.content), "", "")
+
+    def content_of(self, stream: BinaryIO) -> str:
+        return hashlib.sha256(stream.read()).hexdigest()
+
+    def programs(self) -> Mapping[str, str]:
+        return {"pieces": "1"}
+
+
+@dataclass
+class Kit:
+    """A dst, and what was owed."""
+
+    place: Place
+    owed: list[str]
+
+    def keep(self, source: Pieces) -> Kept:
+        job = Job("pieces", "pieces", "chunks", defaults(Path("/nowhere"), DATABASE), Path("/nowhere"))
+        files.sweep(self.place.folder)
+        return Chunks().keep(job, source, self.place, lambda verb, path: self.owed.append(path), reread=False)
+
+    @property
+    def backups(self) -> list[Backup]:
+        return listing.backups(self.place)
+
+    def read(self, backup: Backup) -> bytes:
+        with Chunks().open(backup) as stream:
+            return stream.read()
+
+    def chunks(self) -> set[Path]:
+        return set((self.place.folder.parent / ".store" / "chunks").rglob("*.zst"))
+
+
+@pytest.fixture
+def kit(tmp_path: Path) -> Kit:
+    (tmp_path / "dst").mkdir()
+    return Kit(Place("dst", tmp_path / "dst"), [])
+
+
+@pytest.fixture(scope="module")
+def content() -> bytes:
+    return random.Random(1).randbytes(20 * MIB)
+
+
+@pytest.mark.parametrize("length", [1, 1000, 512 << 10, 12 * MIB, 12 * MIB + 1, 20 * MIB])
+@pytest.mark.parametrize("size", [4096 + 1, 13 * MIB])
+def test_pushing_cuts_as_pulling_does(content: bytes, length: int, size: int) -> None:
+    taken: list[bytes] = []
+    cutter = chunker.Cutter(lambda chunk: taken.append(bytes(chunk)))
+    for at in range(0, length, size):
+        part = content[at : min(at + size, length)]
+        assert cutter.write(part) == len(part)
+    cutter.close()
+    at = 0
+
+    def read(count: int) -> bytes:
+        nonlocal at
+        at += count
+        return content[at - count : min(at, length)]
+
+    assert taken == [bytes(chunk) for chunk in chunker.cut(read)]
+    assert b"".join(taken) == content[:length]
+
+
+@pytest.mark.parametrize("length", [0, 1, 300_000, 20 * MIB])
+def test_a_stream_comes_back(kit: Kit, content: bytes, length: int) -> None:
+    kept = kit.keep(Pieces(content[:length]))
+    assert kept.backup and kept.backup.record
+    assert kept.backup.path.name == f"{kept.stamp}.manifest.zst"
+    assert kept.backup.record.length == length
+    assert kept.backup.record.programs.keys() == {"pieces", "zstd"}
+    assert set(chunks_of(kept.backup.path)) == {path.stem for path in kit.chunks()}
+    assert {path for path in kit.owed if path.startswith("dst")} == {
+        f"dst/{kept.backup.path.name}",
+        f"dst/.records/{kept.stamp}.json",
+    }
+    (found,) = kit.backups
+    assert (found.kind, found.keeper) == ("command", "chunks")
+    assert kit.read(found) == content[:length]
+
+
+def test_the_same_again_keeps_nothing(kit: Kit, content: bytes) -> None:
+    kit.keep(Pieces(content))
+    before = kit.chunks()
+    assert kit.keep(Pieces(content, size=77_777)).backup is None
+    assert len(kit.backups) == 1 and kit.chunks() == before
+    assert "no change in the data to be backed up" in (kit.place.folder / "log.txt").read_text()
+
+
+def test_an_insertion_costs_little(kit: Kit, content: bytes) -> None:
+    kit.keep(Pieces(content))
+    before = kit.chunks()
+    changed = content[: 10 * MIB] + b"inserted" + content[10 * MIB :]
+    kept = kit.keep(Pieces(changed))
+    assert kept.backup and kept.backup.record
+    assert len(kit.chunks() - before) <= 2
+    assert kept.backup.record.stored < 17 * MIB
+    assert [kit.read(backup) for backup in kit.backups] == [content, changed]
+
+
+def test_a_stream_that_fails_half_way_leaves_nothing(kit: Kit, content: bytes) -> None:
+    with pytest.raises(ProgramFailed, match="it failed"):
+        kit.keep(Pieces(content, good=170))
+    assert kit.backups == [] and kit.chunks() == set() and kit.owed == []
+    assert list(kit.place.folder.parent.rglob(".tmp-*")) == []
+
+
+def test_what_is_gone_from_the_store_is_kept_anew(kit: Kit, content: bytes) -> None:
+    kit.keep(Pieces(content))
+    (kit.chunks().pop()).unlink()
+    with pytest.raises(Damaged):
+        kit.read(kit.backups[0])
+    assert kit.keep(Pieces(content)).backup is not None
+    assert [kit.read(backup) for backup in kit.backups] == [content, content]
+
+
+def damages() -> Iterator[tuple[str, int]]:
+    yield from (("flip", at) for at in (0, 5, 100_000, -1))
+    yield from (("cut", at) for at in (0, 100_000, -1))
+
+
+@pytest.mark.parametrize(("how", "at"), list(damages()))
+def test_a_damaged_chunk_is_never_handed_out(kit: Kit, content: bytes, how: str, at: int) -> None:
+    kit.keep(Pieces(content))
+    path = max(kit.chunks(), key=lambda path: content.index(_plain(path)[:100]))
+    frame = bytearray(path.read_bytes())
+    if how == "flip":
+        frame[at] ^= 1
+    path.write_bytes(frame if how == "flip" else frame[:at])
+    read = b""
+    with pytest.raises(Damaged, match=r"dst@\S+ is damaged: .*chunk"), Chunks().open(kit.backups[0]) as stream:
+        while piece := stream.read(MIB):
+            read += piece
+    assert read and content.startswith(read)
+
+
+def _plain(path: Path) -> bytes:
+    import zstandard  # noqa: PLC0415 - only here
+
+    return zstandard.ZstdDecompressor().decompress(path.read_bytes())
+
+
+def test_a_manifest_that_is_not_what_was_written(kit: Kit, content: bytes) -> None:
+    kit.keep(Pieces(content))
+    kit.keep(Pieces(b"another" + content))
+    one, two = kit.backups
+    one.path.write_bytes(two.path.read_bytes())
+    with pytest.raises(Damaged, match="not what was written"):
+        kit.read(kit.backups[0])
+
+
+def test_without_a_record_the_manifest_tells_the_kind(kit: Kit, content: bytes) -> None:
+    kit.keep(Pieces(content))
+    (kit.place.folder / ".records" / f"{kit.backups[0].stamp}.json").unlink()
+    (found,) = kit.backups
+    assert found.record is None and found.kind == "command"
+    assert kit.read(found) == content
+    assert kit.keep(Pieces(content)).backup is not None
