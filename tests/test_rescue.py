@@ -278,15 +278,65 @@ def test_put_into_the_store_once_and_when_older(btw: Installation, source: Path)
     (source / "one").touch()
     btw("fs", source, "t")
     assert [path.stat().st_ino for path in there] == before, journal
-    text = re.sub(r"^VERSION = \d+$", "VERSION = 0", there[1].read_text(), flags=re.MULTILINE)
-    there[1].write_text(text)
+    make_version(there[1], 0)
+    btw("scrub")
+    assert "VERSION = 0\n" in there[1].read_text(), "an older one is no damage"
     (source / "two").touch()
     btw("fs", source, "t")
     assert there[1].read_bytes() == (PACKAGED / "RESTORE.py").read_bytes()
-    there[1].write_text(text.replace("VERSION = 0", "VERSION = 99999"))
+    make_version(there[1], 99999)
     (source / "three").touch()
     btw("fs", source, "t")
-    assert "VERSION = 99999" in there[1].read_text(), "a newer one stays"
+    btw("scrub")
+    assert "VERSION = 99999\n" in there[1].read_text(), "a newer one stays"
+
+
+def make_version(script: Path, version: int) -> None:
+    """Make it what another version would have put there."""
+    text = re.sub(r"^VERSION = \d+$", f"VERSION = {version}", script.read_text(), flags=re.MULTILINE)
+    above = text[: text.rindex("\n", 0, -1) + 1]
+    script.write_text(f"{above}# SHA-256 of all above: {hash_of(above.encode())}\n")
+
+
+def test_the_last_line_is_the_sha256_of_all_above() -> None:
+    for name in rescue.NAMES:
+        above, _, last = (PACKAGED / name).read_text()[:-1].rpartition("\n")
+        digest = hash_of(f"{above}\n".encode())
+        wanted = f"{'# ' if name == 'RESTORE.py' else ''}SHA-256 of all above: {digest}"
+        assert last == wanted, f"who changes {name} writes this as its last line, and raises VERSION"
+
+
+@pytest.mark.parametrize("name", rescue.NAMES)
+def test_what_is_damaged_or_lost_is_said_and_mended(btw: Installation, source: Path, name: str) -> None:
+    root = kept(btw, source)
+    path = root / ".store" / name
+    whole = path.read_bytes()
+    other = next(path.with_name(other) for other in rescue.NAMES if other != name).read_bytes()
+    for content in (whole[:-1], whole + b"\n", whole.replace(b"zstd", b"zsTd", 1), other, b"", None):
+        for mend in (("scrub",), ("fs", source, "t")):
+            path.unlink() if content is None else path.write_bytes(content)
+            if mend[0] == "scrub":
+                ended = btw("scrub", status=5)
+                why = "it is missing" if content is None else "it is not what was written"
+                assert ended.out == f"store {path}: {why}; it was written anew; it concerns no backup\n"
+            else:
+                (source / "one").write_text(f"{content!r}")
+                btw(*mend)
+            assert path.read_bytes() == whole
+    btw("scrub")
+    path.unlink()
+    path.mkdir()
+    assert "it cannot be read: Is a directory; it could not be written anew" in btw("scrub", status=5).out
+
+
+def test_any_flipped_byte_shows(tmp_path: Path) -> None:
+    for name in rescue.NAMES:
+        whole = (PACKAGED / name).read_bytes()
+        (tmp_path / name).write_bytes(whole)
+        assert rescue.why_spoilt(tmp_path, name) == ""
+        for at in (*range(0, len(whole) - 200, 37), *range(len(whole) - 200, len(whole))):
+            (tmp_path / name).write_bytes(whole[:at] + bytes((whole[at] ^ 1 << at % 8,)) + whole[at + 1 :])
+            assert rescue.why_spoilt(tmp_path, name) == "it is not what was written"
 
 
 def test_no_backup_fails_because_of_it(btw: Installation, source: Path) -> None:

@@ -14,7 +14,7 @@ from btw_backup.scrub.judgement import judged, mark
 from btw_backup.scrub.ledger import Position
 from btw_backup.scrub.proof import Prover, chunks_needed, size_of, unsound, why_damaged
 from btw_backup.scrub.survey import survey
-from btw_backup.store import evidence
+from btw_backup.store import evidence, rescue
 from btw_backup.store.chunks import FORMAT, ChunkStore, format_text
 
 Named = Iterable[tuple[str, int]]
@@ -130,7 +130,7 @@ def _mark_all(backups: list[Backup], found: Found) -> None:
 
 
 def _end(this: _Round, backups: list[Backup]) -> None:
-    """After a scrub of everything: take away the marks of what is good again, and mend format.json."""
+    """After a scrub of everything: take away the marks of what is good again, and mend what every store holds."""
     concerned = {address for found in this.found for address in found.backups}
     if this.scope.percent is None:
         for backup in backups:
@@ -138,6 +138,8 @@ def _end(this: _Round, backups: list[Backup]) -> None:
                 marks.remove(backup)
         if not this.scope.dst:
             _prove_format(this)
+            if this.store.chunks.is_dir() and any(backup.keeper == "chunks" for backup in backups):
+                _prove_rescue(this)
     evidence.explain_healed(this.store)
 
 
@@ -157,3 +159,16 @@ def _prove_format(this: _Round) -> None:
     if why:
         files.write_whole(path, format_text(FORMAT))
         this.found.append(Found("store", str(path), f"{why}; it was written anew"))
+
+
+def _prove_rescue(this: _Round) -> None:
+    """Look at what is needed when this program is gone."""
+    folder = this.store.folder
+    for name in rescue.NAMES:
+        if why := rescue.why_spoilt(folder, name):
+            end = "it was written anew"
+            try:
+                rescue.renew(folder, name)
+            except OSError as error:
+                end = f"it could not be written anew: {error.strerror}"
+            this.found.append(Found("store", str(folder / name), f"{why}; {end}"))

@@ -177,6 +177,7 @@ def writing(store: ChunkStore, announce: Announce, *, wait: float = WAIT) -> Ite
     store.open()
     with store.locked(exclusive=False, wait=wait):
         salvage.look_after_the_dead(store, announce)
+        rescue.place(store.folder, announce)  # first: where it is missing beside a backup, it was lost
         with _mark(store.folder / MARKS) as mark:
             descriptor = os.open(store.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
@@ -190,7 +191,6 @@ def writing(store: ChunkStore, announce: Announce, *, wait: float = WAIT) -> Ite
                     writer.close()
                     raise
                 writer.close()
-                rescue.place(store.folder, announce)
             finally:
                 os.close(descriptor)
 

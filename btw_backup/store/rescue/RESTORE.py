@@ -31,8 +31,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, BinaryIO, Callable, Deque, Dict, Iterable, Iterator, List, NamedTuple, Optional, Set, Tuple
 from typing import Counter as CounterOf
 
-VERSION = 1
-"""Grows with each change of this file: a store gets the newer one."""
+VERSION = 2
+"""Grows with each change of this file: a store gets the newer one. The last line is renewed with it."""
 
 FORMAT = 1
 LARGEST = 9 << 20
@@ -713,3 +713,4 @@ def main() -> int:
 
 if __name__ == "__main__":
     sys.exit(main())
+# SHA-256 of all above: 385d4166bdf438066b35784fd8332d9e23df302618ebe11bea9ed108d2ea22b5
