@@ -1,7 +1,7 @@
 """The mark beside a record that says that a backup is not to be trusted: what is wrong, who says so, since when.
 
-``ROOT_PATH/<dst>/.records/<stamp>.damaged`` is a JSON object. That it is there is what counts: a mark that cannot be
-read is a mark all the same.
+``ROOT_PATH/<dst>/.records/<stamp>.damaged`` is a JSON object; that of a removed backup is in ``<dst>/.removed``. That
+it is there is what counts: a mark that cannot be read is a mark all the same.
 """
 
 import json
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from btw_backup import files
-from btw_backup.records import DAMAGED, FOLDER, Backup
+from btw_backup.records import DAMAGED, FOLDER, REMOVED, Backup
 
 FORMAT = 1
 MOST = 1000
@@ -21,7 +21,7 @@ _LARGEST = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """`by` is ``scrub``, ``verify`` or ``distrust``; `why` says what is wrong; `chunks` are the first bad ones."""
+    """`by` is the command, or ``verify``, or ``run``; `why` says what is wrong; `chunks` are the first bad ones."""
 
     stamp: str
     since: str
@@ -31,8 +31,9 @@ class Mark:
 
 
 def place_of(backup: Backup) -> Path:
-    """Where the mark of `backup` is, if it has one."""
-    return backup.path.parent / FOLDER / (backup.stamp + DAMAGED)
+    """Where the mark of `backup` is, if it has one: beside its record, and so beside it once it was removed."""
+    folder = backup.path.parent
+    return (folder if folder.name == REMOVED else folder / FOLDER) / (backup.stamp + DAMAGED)
 
 
 def write(backup: Backup, mark: Mark) -> None:

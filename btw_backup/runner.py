@@ -12,6 +12,7 @@ from btw_backup.listing import keeper
 from btw_backup.offsite import sync
 from btw_backup.records import Backup
 from btw_backup.running import Running
+from btw_backup.scrub import error_of
 from btw_backup.scrub.announced import Announced
 from btw_backup.sources import Produced, Source
 
@@ -51,6 +52,8 @@ def back_up(
             problems.append(Incomplete(alarm, "it is kept as it is now; is a disk missing?"))
         if kept.backup and (verify or job.settings["VERIFY"]):
             problems.extend(_verified(kept.backup, owe, wait))
+        if kept.produced and job.keeper == "chunks":
+            problems.extend(_judged(general["ROOT_PATH"], wait))
     try:
         sync.send(general, config_dir, wait=wait)
     except FatalUserError as error:
@@ -67,6 +70,14 @@ def _verified(backup: Backup, announced: Announced, wait: float) -> list[FatalUs
     except FatalUserError as error:
         return [error]
     return []
+
+
+def _judged(root: Path, wait: float) -> list[FatalUserError]:
+    """What earlier backups lack, of which the run found out that somebody died while he wrote it, or the machine."""
+    from btw_backup.scrub.judgement import judged_late  # noqa: PLC0415 - as above
+
+    found = judged_late(root, "run", wait)
+    return [error_of(found)] if found else []
 
 
 def each(things: Iterable[tuple[str, Callable[[], None]]]) -> None:

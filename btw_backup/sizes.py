@@ -15,10 +15,10 @@ from btw_backup.errors import Damaged
 from btw_backup.keepers import Place
 from btw_backup.records import DAMAGED, FOLDER, REMOVED, Backup
 from btw_backup.removal import size_below
-from btw_backup.store import ENDING, collect
+from btw_backup.store import ENDING
 from btw_backup.store.chunks import ChunkStore
 from btw_backup.store.tally import SEVERAL, Tally
-from btw_backup.store.uses import names_of
+from btw_backup.store.uses import manifests, names_of
 
 _KNOWN = 200_000
 _DST = 1 << 31
@@ -65,7 +65,7 @@ class Sizes:
                 for name, user in mine:
                     named.add((name,), number if user == SEVERAL else user)
                     self._used[number] += self._length(name)
-        for path in collect.manifests(root):
+        for path in manifests(root):
             if path not in seen and path.parent.name != REMOVED:
                 named.add(self._names(path, SEVERAL), SEVERAL)
 

@@ -428,6 +428,7 @@ def run_many(btw: Installation, backups: int, needs: int, extra: int) -> dict[st
     }
     silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     peaks = {name: peak_memory(btw.start(*words, **silent)) for name, words in commands.items()}  # type: ignore[arg-type]
+    print(backups, needs, extra, peaks)  # for pytest -rP
     needed = {chunk for n in range(backups) if n % 3 for chunk in range(n, n + needs)}
     assert chunks(btw) == {many.name_of(number) for number in needed}
     return peaks

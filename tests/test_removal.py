@@ -134,6 +134,52 @@ def test_the_undeleted_newest_is_built_on_again(btw: Installation, source: Path)
     assert len(names(btw, "t")) == 3
 
 
+@pytest.mark.parametrize("is_flipped", [True, False])
+def test_what_was_damaged_while_it_was_removed(btw: Installation, source: Path, is_flipped: bool) -> None:
+    """Scrub names and marks also what can be brought back; what it does not miss undelete says, and marks."""
+    btw.tree(source, "chunks")
+    btw("fs", source, "t")
+    others = set((btw.root / ".store" / "chunks").rglob("*.zst"))
+    (source / "large").write_bytes(random.Random(1).randbytes(300_000))  # noqa: S311
+    btw("fs", source, "t")
+    (own,) = set((btw.root / ".store" / "chunks").rglob("*.zst")) - others
+    _, stamp = names(btw, "t")
+    btw("rm", "--force", f"t@{stamp}")
+    if is_flipped:
+        content = bytearray(own.read_bytes())
+        content[100_000] ^= 1
+        own.write_bytes(content)
+        (found,) = json.loads(btw("scrub", "--json", status=5).out)
+        assert found["backups"] == [f"t@{stamp}"]
+    else:
+        own.unlink()
+        btw("scrub")
+    assert [row["valid"] for row in json.loads(btw("list", "t", "--removed", "--json").out)] == [not is_flipped]
+    btw("scrub")
+    ended = btw("undelete", "t", status=5)
+    assert ended.out == f"brought back t@{stamp}\n"
+    assert f"1 backup is damaged: t@{stamp}" in ended.err
+    assert [row["valid"] for row in json.loads(btw("list", "t", "--json").out)] == [True, False]
+    btw("fs", source, "t")
+    btw("scrub")
+    assert [row["valid"] for row in json.loads(btw("list", "t", "--json").out)] == [True, True, True]
+    btw("restore", f"t@{stamp}", "out")
+    assert tree_differences(source, btw.top / "out") == ""
+
+
+def test_a_removed_manifest_that_is_damaged(btw: Installation, source: Path) -> None:
+    btw.tree(source, "chunks")
+    for number in range(2):
+        (source / "new").write_text(f"{number}")
+        btw("fs", source, "t")
+    stamp = names(btw, "t")[0]
+    btw("rm", "--force", f"t@{stamp}")
+    path = btw.root / "t" / ".removed" / f"{stamp}.manifest.zst"
+    path.write_bytes(path.read_bytes()[:-1])
+    assert f"1 backup is damaged: t@{stamp}" in btw("undelete", "t", status=5).err
+    assert [row["valid"] for row in json.loads(btw("list", "t", "--json").out)] == [False, True]
+
+
 def test_rdiff_backups_that_are_in_one_repository(btw: Installation, source: Path) -> None:
     btw.tree(source, "rdiff")
     for number in range(3):

@@ -303,6 +303,63 @@ def test_the_format(btw: Installation, tree: Path) -> None:
         btw("fs", tree, "t")
 
 
+def spoil_by_power_cut(btw: Installation, name: str) -> None:
+    """A writer died which used the chunk, and the disk has lost it."""
+    chunk(btw, name).write_bytes(bytes(chunk(btw, name).stat().st_size))
+    mark = btw.root / ".store" / "writing" / "0123456789abcdef0123456789abcdef"
+    mark.touch()
+    os.utime(mark, (time.time() - 60, time.time() - 60))
+
+
+def test_f02_a_pack_that_a_power_cut_spoilt_is_put_together_again(btw: Installation, tree: Path) -> None:
+    """By the very next run, whatever else is in it now; nobody has to scrub."""
+    btw("fs", tree, "t")
+    (pack, _, _) = extents(btw, "8.txt")[0]
+    spoil_by_power_cut(btw, pack)
+    (tree / "new").write_text("new")
+    ended = btw("fs", tree, "t")
+    assert f"the chunk {pack} is damaged" in ended.err
+    assert "it was set aside" in ended.err
+    assert chunk(btw, pack).exists()
+    assert scrubbed(btw, status=0) == []
+    assert valid(btw) == [True, True]
+
+
+def test_f02_what_a_power_cut_took_for_good_is_said_by_the_next_run(btw: Installation, tree: Path) -> None:
+    """What the source has no more cannot be put together again; the backup that needs it is marked at once."""
+    btw("fs", tree, "t")
+    (pack, _, _) = extents(btw, "8.txt")[0]
+    spoil_by_power_cut(btw, pack)
+    (tree / "7.txt").write_text("another")
+    first, *_ = addresses(btw)
+    ended = btw("fs", tree, "t", status=5)
+    assert f"1 backup is damaged: {first}\n" in ended.err
+    assert valid(btw) == [False, True]
+    btw("restore", first, "old", status=5)
+    assert [path.name for path in (btw.top / "old.damaged").glob("*.damaged")] == ["7.txt.damaged"]
+    (tree / "new").write_text("new")
+    btw("fs", tree, "t")
+    (found,) = scrubbed(btw)
+    assert found["backups"] == [first]
+    (tree / "7.txt").write_bytes(b"7\n" * 500 * 8)  # here it is again
+    btw("fs", tree, "t")
+    assert scrubbed(btw, status=0) == []
+    assert valid(btw) == [True] * 4
+
+
+def test_what_a_power_cut_took_and_no_backup_needs_costs_nothing_later(btw: Installation, tree: Path) -> None:
+    btw("fs", tree, "t")
+    with writing(ChunkStore(btw.root), lambda path: None, wait=1) as writer:
+        nobodys = writer.put([b"nobody's"]).result().name
+        writer.publish()
+    spoil_by_power_cut(btw, nobodys)
+    for number in range(2):
+        (tree / "new").write_text(f"{number}")
+        assert ("it was set aside" in btw("fs", tree, "t").err) == (number == 0)
+    assert evidence.unjudged(ChunkStore(btw.root)) == []
+    assert scrubbed(btw, status=0) == []
+
+
 def test_distrust(btw: Installation, tree: Path) -> None:
     time.sleep(RACY)
     btw("fs", tree, "t")

@@ -32,10 +32,7 @@ from btw_backup import places, runner, running, specs
 from btw_backup.commands.command import Command, Context
 from btw_backup.errors import Damaged, Incomplete, UsageError
 from btw_backup.log import printable, warn
-from btw_backup.scrub import Found, Scope
-
-SHOWN = 10
-"""How many backups are named in the message."""
+from btw_backup.scrub import SHOWN, Scope, error_of
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,7 +59,7 @@ def _prove(context: Context, args: argparse.Namespace, scope: Scope) -> None:
     found = scrub(context.root, scope, wait=context.lock_wait)
     context.show([asdict(one) for one in found], _line)
     if found:
-        raise _error(found)
+        raise error_of(found)
 
 
 def _compare(context: Context, scope: Scope) -> None:
@@ -114,15 +111,6 @@ def _line(row: Mapping[str, Any]) -> str:
     aside = f"; it was set aside: {row['evidence']}" if row["evidence"] else ""
     what = "" if row["name"] in row["why"] else f"{row['thing']} {row['name']}: "
     return printable(f"{what}{row['why']}{whose}{aside}")
-
-
-def _error(found: list[Found]) -> Damaged:
-    addresses = sorted({address for one in found for address in one.backups})
-    if not addresses:
-        return Damaged("something is damaged, but no backup needs it")
-    shown = ", ".join(addresses[:SHOWN]) + (f" and {len(addresses) - SHOWN} more" if len(addresses) > SHOWN else "")
-    what = "1 backup is damaged" if len(addresses) == 1 else f"{len(addresses)} backups are damaged"
-    return Damaged(f"{what}: {shown}", "make a backup now: it stores anew what the source still has")
 
 
 COMMAND = Command("scrub", "proves that what is kept is what was stored", arguments, run)

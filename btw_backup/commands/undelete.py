@@ -1,6 +1,7 @@
 """Bring back backups that rm removed, as long as cleanup has not freed their room.
 
-SPEC is as for restore, among what list --removed shows. Without @SPEC it is the newest of these.
+SPEC is as for restore, among what list --removed shows. Without @SPEC it is the newest of these. What was damaged
+meanwhile comes back, too, but is marked, and named with the status 5.
 
 example:
   btw-backup list --removed www
@@ -17,6 +18,7 @@ from btw_backup.clock import utc_now
 from btw_backup.commands.command import EXCLUSIVE, Command, Context
 from btw_backup.errors import NotFound
 from btw_backup.offsite import sync
+from btw_backup.scrub import error_of
 from btw_backup.store.chunks import ChunkStore
 
 
@@ -27,6 +29,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(context: Context, args: argparse.Namespace) -> None:
     """Bring back, and note that it must be off-site."""
+    from btw_backup.scrub.verification import prove_brought_back  # noqa: PLC0415 - what it needs takes time to load
+
     dst, spec = specs.address(args.address)
     owe = sync.owe_all(context.config, context.config_dir)
     with (
@@ -39,8 +43,13 @@ def run(context: Context, args: argparse.Namespace) -> None:
         chosen = removal.chosen_of(removed, [spec], utc_now())
         removal.check_whole(removed, chosen)
         removal.bring_back(place, chosen, owe)
+        stamps = {backup.stamp for backup in chosen}
+        here = [backup for backup in listing.backups(place) if backup.stamp in stamps]
+        found = prove_brought_back(here, wait=context.lock_wait)
     if not context.quiet:
         context.show([{"dst": backup.dst, "stamp": backup.stamp} for backup in chosen], _line)
+    if found:
+        raise error_of(found)
 
 
 def _line(row: Mapping[str, Any]) -> str:

@@ -1,7 +1,6 @@
 """What follows from bad chunks: they are set aside, and every backup that needs them is marked."""
 
-from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from btw_backup import marks
@@ -12,21 +11,16 @@ from btw_backup.records import Backup
 from btw_backup.scrub import Found
 from btw_backup.scrub.proof import lacking, why_unsound
 from btw_backup.scrub.survey import all_backups
-from btw_backup.store import evidence, manifest, uses
+from btw_backup.store import evidence, packed, uses
 from btw_backup.store.chunks import ChunkStore
-
-_MOST_CONTENTS, _MOST_PACKED = 200_000, 20_000
-"""Contents of all bad packs, and of one, that are written down, so that they can be put together again: 60 MB."""
-
-Content = tuple[int, int, str]
-"""An offset in a pack, a length, a SHA-256."""
 
 Users = list[tuple[Backup, list[str]]]
 """Backups, each with the bad chunks that it needs."""
 
 
 def judged(root: Path, suspects: Collection[str], by: str, wait: float) -> list[Found]:
-    """Look at suspicious chunks once more, set aside those that are bad, and mark the backups that need them.
+    """Look at suspicious chunks once more, set aside those that are bad, and mark the backups that need them, also
+    those that were removed and can be brought back.
 
     A chunk that is gone and that no backup needs was swept meanwhile. First the chunk goes, then we look who needs it:
     a run that relies on it meanwhile looks for what was set aside after it has published its manifest.
@@ -39,21 +33,31 @@ def judged(root: Path, suspects: Collection[str], by: str, wait: float) -> list[
         bad = {name: why for name in suspects if (why := why_unsound(store, name))}
         there = {name: evidence.set_aside(store, name, bad[name]) for name in bad if store.path(name).exists()}
         users = _users(root, bad) if bad else []
-        contents = _contents(users)
+        contents = packed.contents((backup.path, names) for backup, names in users)
         for name, why in sorted(bad.items()):
             needed_by = sorted(backup.address for backup, names in users if name in names)
             if needed_by or name in there:
                 where = there[name] if name in there else evidence.set_aside(store, name, why)
-                packed = sorted(contents[name])
+                inside = sorted(contents[name])
                 more = {
                     "backups": needed_by,
-                    "contents": packed,
-                    "differs_within": evidence.bad_in(store, name, packed),
+                    "contents": inside,
+                    "differs_within": evidence.bad_in(store, name, inside),
                 }
                 evidence.add(store, name, more)
                 found.append(Found("chunk", name, why, tuple(needed_by), where))
         for backup, names in users:
             mark(backup, by, [bad[name] for name in names], names)
+    return found
+
+
+def judged_late(root: Path, by: str, wait: float) -> list[Found]:
+    """As `judged`, of what was set aside by a writer, which cannot mark backups, and is not there again."""
+    store = ChunkStore(root)
+    names = evidence.unjudged(store)
+    found = judged(root, names, by, wait)
+    for name in set(names).difference(one.name for one in found):
+        evidence.add(store, name, {"backups": []})
     return found
 
 
@@ -82,26 +86,3 @@ def _needed(store: ChunkStore, backup: Backup, bad: Collection[str]) -> list[str
     except (Damaged, OSError, ValueError):
         pass  # what is wrong with the manifest itself is said elsewhere
     return sorted(found)
-
-
-def _contents(users: Users) -> dict[str, set[Content]]:
-    """What was packed into the bad chunks."""
-    found: dict[str, set[Content]] = defaultdict(set)
-    count = 0
-    for backup, names in users:
-        for name, content in _packed(backup.path, frozenset(names)):
-            if count < _MOST_CONTENTS and len(found[name]) < _MOST_PACKED and content not in found[name]:
-                found[name].add(content)
-                count += 1
-    return found
-
-
-def _packed(path: Path, names: Collection[str]) -> Iterator[tuple[str, Content]]:
-    try:
-        with manifest.opened(path) as opened:
-            for member, _ in opened:
-                if member.sha256 and len(member.extents) == 1 and member.extents[0][0] in names:
-                    name, offset, length = member.extents[0]
-                    yield name, (offset, length, member.sha256)
-    except (Damaged, OSError, ValueError):
-        pass

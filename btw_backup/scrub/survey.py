@@ -49,9 +49,10 @@ def survey(root: Path, scope: Scope) -> Survey:
 
 
 def all_backups(root: Path) -> Iterator[Backup]:
-    """All backups below ROOT_PATH, those of one dst after those of the other."""
+    """All backups below ROOT_PATH, those of one dst after those of the other; with those that were removed."""
     for place in _all_places(root, root, []):
         yield from listing.each(place)
+        yield from listing.removed(place)
 
 
 def _all_places(root: Path, top: Path, found: list[Found]) -> Iterator[Place]:

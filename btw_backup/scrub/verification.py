@@ -1,13 +1,15 @@
-"""Reads back what a run has just written: from the disk, and not from the memory that it was written from."""
+"""Proves single backups: what a run has just written, read back from the disk and not from the memory that it was
+written from; and what was brought back."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from btw_backup.errors import Damaged
 from btw_backup.records import Backup
+from btw_backup.scrub import Found
 from btw_backup.scrub.judgement import judged, mark
-from btw_backup.scrub.proof import Prover, unsound
+from btw_backup.scrub.proof import Prover, unsound, why_damaged
 from btw_backup.store.chunks import store_of
 
 
@@ -25,6 +27,24 @@ def verify(backup: Backup, fresh: Iterable[tuple[str, int]], *, wait: float) -> 
     if found:
         why = f"{len(found)} of its chunks are damaged" if len(found) > 1 else found[0].why
         raise Damaged(f"{backup.address} was written, and is not what was to be written: {why}", "is the disk well?")
+
+
+def prove_brought_back(backups: Sequence[Backup], *, wait: float) -> list[Found]:
+    """What is damaged of `backups`, which is marked then. The caller holds the lock of the dst.
+
+    Of those of the store the manifests are proved, and that the chunks are there: while they were removed, nobody has
+    missed them.
+    """
+    found: list[Found] = []
+    for backup in backups:
+        if backup.keeper == "chunks":
+            store = store_of(backup.path.parent, backup.dst)
+            why, missing = why_damaged(Prover(store, wait, locked=True), backup, lambda count: None)
+            if why:
+                mark(backup, "undelete", [why])
+                found.append(Found("backup", backup.address, why, (backup.address,)))
+            found += judged(store.folder.parent, missing, "undelete", wait)
+    return found
 
 
 def _forget(path: Path) -> None:

@@ -22,12 +22,11 @@ from btw_backup.errors import Damaged
 from btw_backup.log import warn
 from btw_backup.records import FOLDER as RECORDS
 from btw_backup.records import REMOVED
-from btw_backup.store import ENDING
 from btw_backup.store.chunks import FOLDER, ChunkStore
 from btw_backup.store.index import Index
 from btw_backup.store.salvage import Announce, look_after_the_dead
 from btw_backup.store.tally import Row, Tally
-from btw_backup.store.uses import names_of
+from btw_backup.store.uses import manifests, names_of
 
 _CHUNK = re.compile(r"[0-9a-f]{64}\.zst")
 _PREFIX = re.compile(r"[0-9a-f]{2}")
@@ -40,30 +39,6 @@ class Swept:
 
     chunks: int = 0
     size: int = 0
-
-
-def manifests(root: Path) -> Iterator[Path]:
-    """Every manifest below ROOT_PATH, removed ones too, and whatever else is called so, wherever it lies.
-
-    Raises `Damaged` for a folder that cannot be listed.
-    """
-    folders = [os.fspath(root)]
-    while folders:
-        folder = folders.pop()
-        try:
-            with os.scandir(folder) as found:
-                entries = sorted(
-                    (entry.name, entry.is_dir(follow_symlinks=False)) for entry in found if not entry.is_symlink()
-                )
-        except OSError as error:
-            if isinstance(error, FileNotFoundError) and folder != os.fspath(root):
-                continue  # it was removed while we looked
-            raise Damaged(f"{folder} cannot be listed: {error.strerror}", "nothing was removed") from error
-        for name, is_folder in entries:
-            if is_folder and name not in (FOLDER, RECORDS):
-                folders.append(os.path.join(folder, name))
-            elif not is_folder and name.endswith(ENDING):
-                yield Path(folder, name)
 
 
 def collect(

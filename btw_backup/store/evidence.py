@@ -152,6 +152,17 @@ def set_aside_since(store: ChunkStore, moment: float) -> set[str]:
         return set()
 
 
+def unjudged(store: ChunkStore) -> list[str]:
+    """The chunks that were set aside, and are not there again, of which nobody has looked which backups need them."""
+    found = []
+    for path in sorted((store.folder / DAMAGED).glob("*.json")):
+        with suppress(Damaged):  # it is called like no chunk
+            known = {} if store.path(path.stem).exists() else report(store, path.stem)
+            if known and "backups" not in known:
+                found.append(path.stem)
+    return found
+
+
 def _found(evidence: Path, name: str) -> dict[str, object]:
     """Both hashes, and the lengths of what lies there."""
     frame = _bytes(evidence)

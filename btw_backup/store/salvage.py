@@ -2,8 +2,10 @@
 
 Its chunks under temporary names, which have the name of its mark in theirs, are synced, and then read back from the
 disk: nobody knows whether an error of their writing was told to somebody else already, and after a power cut they may
-be short or zeros. A chunk whose SHA-256 is its name gets that name; what is not whole is deleted. The journal of the
-dead says what is packed in which chunk, which is proved, too, and goes to the index: else a tree that changed a little
+be short or zeros. A chunk whose SHA-256 is its name gets that name; what is not whole is deleted. Chunks that have
+their name, and that the dead may have written or used, are proved, too: a bad one is set aside, with what manifests
+tell of its contents, so that the writer who comes now can put it together again (`mending`). The journal of the dead
+says what is packed in which chunk, which is proved, too, and goes to the index: else a tree that changed a little
 meanwhile would be packed otherwise, and stored anew.
 
 Memory: a chunk for each core, and the journal.
@@ -14,12 +16,14 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
 from btw_backup import files
 from btw_backup.errors import Damaged
 from btw_backup.log import debug, warn
+from btw_backup.store import evidence, packed, uses
 from btw_backup.store.chunks import ChunkStore
 from btw_backup.store.index import Index, journal_of
 
@@ -129,13 +133,19 @@ class _Salvage:
             files.sync_folder(folder)
 
     def _prove_named(self, names: Iterable[str]) -> None:
-        def prove(name: str) -> None:
+        def prove(name: str) -> str:
             try:
                 self._prove_rows(name, self._store.read(name))
             except Damaged as error:
-                warn(f"{error.message}; it was set aside: {self._store.set_aside(name)}")
+                warn(f"{error.message}; it was set aside: {evidence.set_aside(self._store, name, error.message)}")
+                return name
+            return ""
 
-        _in_threads(prove, names)
+        bad = set(_in_threads(prove, names)) - {""}
+        if bad:
+            with suppress(Damaged):  # a folder that cannot be listed
+                for name, contents in packed.contents(uses.needing(self._store.folder.parent, bad)).items():
+                    evidence.add(self._store, name, {"contents": sorted(contents)})
 
 
 def _in_threads(prove: Callable[[_Given], _Proved], given: Iterable[_Given]) -> list[_Proved]:

@@ -1,17 +1,53 @@
-"""Which chunks a backup needs: what its manifest names, each once."""
+"""Which manifests there are, and which chunks a backup needs: what its manifest names, each once."""
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 from btw_backup.errors import Damaged
-from btw_backup.store import manifest
+from btw_backup.records import FOLDER as RECORDS
+from btw_backup.store import ENDING, manifest
+from btw_backup.store.chunks import FOLDER
 from btw_backup.store.names import BadNames, Names
 from btw_backup.store.tally import Tally
 
 _NAME = re.compile("[0-9a-f]{64}")
+
+
+def manifests(root: Path) -> Iterator[Path]:
+    """Every manifest below ROOT_PATH, removed ones too, and whatever else is called so, wherever it lies.
+
+    Raises `Damaged` for a folder that cannot be listed.
+    """
+    folders = [os.fspath(root)]
+    while folders:
+        folder = folders.pop()
+        try:
+            with os.scandir(folder) as found:
+                entries = sorted(
+                    (entry.name, entry.is_dir(follow_symlinks=False)) for entry in found if not entry.is_symlink()
+                )
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) and folder != os.fspath(root):
+                continue  # it was removed while we looked
+            raise Damaged(f"{folder} cannot be listed: {error.strerror}", "nothing was removed") from error
+        for name, is_folder in entries:
+            if is_folder and name not in (FOLDER, RECORDS):
+                folders.append(os.path.join(folder, name))
+            elif not is_folder and name.endswith(ENDING):
+                yield Path(folder, name)
+
+
+def needing(root: Path, names: Collection[str]) -> Iterator[tuple[Path, list[str]]]:
+    """Every manifest below ROOT_PATH that names some of the chunks `names`, and which; but not what cannot be read."""
+    for path in manifests(root):
+        found = []
+        with suppress(Damaged, OSError, ValueError):
+            found = [name for name in chunks_of(path) if name in names]
+        if found:
+            yield path, found
 
 
 def chunks_of(path: Path, sha256: str = "") -> Iterator[str]:
