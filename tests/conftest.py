@@ -1,6 +1,7 @@
 """The command as a real process, and an installation for it to work on."""
 
 import os
+import random
 import subprocess
 import sys
 import time
@@ -9,8 +10,28 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+PATIENCE = 300.0
+"""Seconds after which something hangs: nothing that goes on takes so long, however busy the machine is."""
+
+settings.register_profile("same", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("same")
+
+_RANDOM = random.Random()
+
+
+@pytest.fixture(autouse=True)
+def _from_the_beginning() -> None:
+    """Every test gets the same bytes in every run: into how many pieces a file is cut must not be up to chance."""
+    _RANDOM.seed(5)
+
+
+def random_bytes(size: int) -> bytes:
+    """Bytes that cannot be compressed, and others than before in this test."""
+    return _RANDOM.randbytes(size)
 
 
 @dataclass
@@ -60,7 +81,7 @@ class Installation:
         *args: object,
         status: int | None = 0,
         env: dict[str, str] | None = None,
-        timeout: float = 300,
+        timeout: float = PATIENCE,
         **rest: object,
     ) -> Ended:
         """Run the command to its end and compare its exit status, unless `status` is None."""

@@ -14,12 +14,14 @@ HOWS = ("flip", "cut", "remove", "swap")
 
 @dataclass(frozen=True)
 class Damage:
-    """What is done to a file: a byte `at` is flipped, it is cut there, removed, or swapped with `other`."""
+    """What is done to a file: in the byte `at` a `bit` is flipped (-1: one that follows from `at`), it is cut there,
+    removed, or swapped with `other`."""
 
     path: str
     how: str
     at: int = 0
     other: str = ""
+    bit: int = -1
 
     def inflict(self, top: Path) -> None:
         """Do it to the file below `top`."""
@@ -34,7 +36,7 @@ class Damage:
             (top / self.other).write_bytes(mine)
         else:
             content = bytearray(path.read_bytes())
-            content[self.at] ^= 1 << (self.at % 8)
+            content[self.at] ^= 1 << (self.at % 8 if self.bit < 0 else self.bit)
             path.write_bytes(content)
 
 

@@ -1,8 +1,9 @@
 """Damages a store again and again, and sees what scrub, restore and the next backups make of it; in one process.
 
-``python -m tests.damage_cases TOP SEED COUNT`` makes two trees below TOP, backs them up, and for COUNT cases (0: all)
-damages a copy of that ROOT_PATH. It prints a JSON line a case, with what was not as it should be. The oracle is a
-restore of every backup before and after.
+``python -m tests.damage_cases TOP SEED COUNT [PART OF]`` makes two trees below TOP, backs them up, and for COUNT cases
+(0: all, or every OF-th from PART on) damages a copy of that ROOT_PATH. It prints a JSON line a case, with what was not
+as it should be. The oracle is a restore of every backup before and after. With a COUNT of -1 the store is a tiny one,
+of which every bit is flipped, one after the other, and scrubbed and restored.
 """
 
 import contextlib
@@ -17,10 +18,11 @@ from pathlib import Path
 
 from btw_backup import cli
 from btw_backup.store.uses import chunks_of
-from tests.damage import Damage, all_damages
+from tests.damage import Damage, all_damages, files_below
 
-DATA = (".zst", ".json", ".tbz")
 WITHOUT_DATA = (".fingerprint.json", ".idx", ".lock", "log.txt", ".scrub.json")
+OTHERS = (*WITHOUT_DATA, ".btw-backup-id", "RESTORE.py", "README.txt")
+"""Not flipped bit by bit: the last two have their own test, the others change nothing."""
 
 
 class Cases:
@@ -40,12 +42,26 @@ class Cases:
             raise AssertionError(err.getvalue())
         return status, out.getvalue()
 
+    def configure(self) -> None:
+        """The configuration."""
+        (self.top / "cfg").mkdir(parents=True)
+        self.root.mkdir()
+        (self.top / "cfg" / "config.py").write_text(f"ROOT_PATH = {str(self.root)!r}\nOFFSITE = {{}}\n")
+
+    def build_tiny(self) -> None:
+        """One backup of a tree of two files."""
+        self.configure()
+        (self.top / "t").mkdir()
+        (self.top / "t" / "text").write_bytes(b"text\n" * 20)
+        (self.top / "t" / "other").write_bytes(random.Random(3).randbytes(100))
+        self.run("fs-init", "--type", "chunks", self.top / "t", "t")
+        self.back_up("t")
+        shutil.copytree(self.root, self.top / "whole", symlinks=True)
+
     def build(self) -> None:
         """Two trees that share content; two backups of one, and one of the other."""
         chance = random.Random(3)
-        (self.top / "cfg").mkdir()
-        self.root.mkdir()
-        (self.top / "cfg" / "config.py").write_text(f"ROOT_PATH = {str(self.root)!r}\nOFFSITE = {{}}\n")
+        self.configure()
         for name in ("t", "u"):
             tree = self.top / name
             (tree / "folder").mkdir(parents=True)
@@ -66,7 +82,7 @@ class Cases:
         """Back up trees, all of which have to come out well."""
         for name in names:
             status, _ = self.run("fs", self.top / name, name)
-            assert status == 0
+            assert status == 0, f"the backup of {name} ended with {status}"
             newest = max(self.listed(name))
             self.expected[newest] = contents(self.top / name)
 
@@ -91,7 +107,7 @@ class Cases:
             wrong += [f"{name} is missing" for name in expected.keys() - found.keys()]
         return status == 0, wrong
 
-    def examine(self, damage: Damage) -> list[str]:
+    def examine(self, damage: Damage, heal: bool = True) -> list[str]:
         """Damage a copy; what is not as it should be."""
         shutil.rmtree(self.root)
         shutil.copytree(self.top / "whole", self.root, symlinks=True)
@@ -112,7 +128,7 @@ class Cases:
         harmless = all(path.endswith(WITHOUT_DATA) for path in (damage.path, damage.other) if path)
         if bool(found) == harmless:
             faults.append(f"scrub found {found}")
-        return faults + self.healed(damage)
+        return faults + (self.healed(damage) if heal else [])
 
     def is_of(self, paths: str, address: str) -> bool:
         """Whether damage at `paths` concerns the backup, whether or not what is bad can still be read."""
@@ -156,24 +172,36 @@ def _fits(found: bytes, expected: bytes) -> bool:
     return len(found) <= len(expected) and all(a in (b, 0) for a, b in zip(found, expected, strict=False))
 
 
-def main(top: Path, seed: int, count: int) -> None:
+def chosen_of(top: Path, seed: int, count: int) -> list[Damage]:
+    """What is to be done to the copies of what is in `top`."""
+    if count < 0:
+        sizes = {path: (top / path).stat().st_size for path in files_below(top) if not path.endswith(OTHERS)}
+        return [Damage(path, "flip", at, bit=bit) for path in sizes for at in range(sizes[path]) for bit in range(8)]
+    chosen = [damage for damage in all_damages(top, 12 if count == 0 else 5) if is_any(damage, top)]
+    return random.Random(seed).sample(chosen, count) if count else chosen
+
+
+def is_any(damage: Damage, top: Path) -> bool:
+    """Whether it changes anything; and not the file that is there to refuse another disk, and does so."""
+    if ".btw-backup-id" in (damage.path, damage.other):
+        return False
+    return not damage.other or (top / damage.path).read_bytes() != (top / damage.other).read_bytes()
+
+
+def main(top: Path, seed: int, count: int, part: int = 0, of: int = 1) -> None:
     """Run the cases."""
     cases = Cases(top)
-    cases.build()
-    chosen = all_damages(top / "whole", 12 if count == 0 else 5)
-    if count:
-        chosen = random.Random(seed).sample(chosen, count)
-    for number, damage in enumerate(chosen):
-        if ".btw-backup-id" in (damage.path, damage.other):
-            continue  # which is there to refuse another disk, and does so
-        if damage.other and (top / "whole" / damage.path).read_bytes() == (top / "whole" / damage.other).read_bytes():
-            continue
+    if count < 0:
+        cases.build_tiny()
+    else:
+        cases.build()
+    for number, damage in list(enumerate(chosen_of(top / "whole", seed, count)))[part::of]:
         try:
-            faults = cases.examine(damage)
+            faults = cases.examine(damage, heal=count >= 0)
         except AssertionError as error:
             faults = [f"{error!r}"]
         print(json.dumps({"number": number, "damage": str(damage), "faults": faults}), flush=True)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    main(Path(sys.argv[1]), *map(int, sys.argv[2:]))

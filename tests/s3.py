@@ -16,7 +16,7 @@ import boto3
 import pytest
 from botocore.client import Config as ClientConfig
 
-from tests.conftest import Installation
+from tests.conftest import PATIENCE, Installation
 from tests.faultproxy import FaultProxy
 
 S3RVER = Path(os.environ.get("BTW_TEST_NODE", "/")) / "node_modules" / ".bin" / "s3rver"
@@ -98,7 +98,7 @@ def _started(kind: str, folder: Path) -> tuple[subprocess.Popen[bytes], Server]:
         server = Server(port, "S3RVER", "S3RVER")  # no other is accepted
     log = (folder / "log").open("wb")
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while process.poll() is None and time.monotonic() < deadline:
         try:
             socket.create_connection(("127.0.0.1", port), 1).close()

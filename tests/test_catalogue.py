@@ -1,5 +1,6 @@
 """The catalogue, in SQLite and in PostgreSQL: it tells what the files tell, and nothing fails for want of it."""
 
+import fcntl
 import json
 import os
 import resource
@@ -10,6 +11,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -109,18 +111,25 @@ def test_runs(catalogue: Installation, source: Path) -> None:
 def test_a_locked_and_an_interrupted_run_are_runs(btw: Installation, source: Path) -> None:
     btw.tree(source)
     btw("fs", source, "t")
-    held = subprocess.Popen(["flock", btw.root / "t" / ".lock", "sleep", "60"])
-    try:
-        time.sleep(0.5)
+    with open(btw.root / "t" / ".lock", "rb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         btw("--lock-wait", "0", "fs", source, "t", status=4)
         waiting = btw.start("fs", source, "t")
-        time.sleep(1)
+        while str(btw.root / "t" / ".lock") not in opened_by(waiting):
+            assert waiting.poll() is None
+            time.sleep(0.01)
         waiting.send_signal(signal.SIGTERM)
         assert waiting.wait() == 143
-    finally:
-        held.kill()
-        held.wait()
     assert [row["status"] for row in json.loads(btw("runs", "--json").out)] == [0, 4, 143]
+
+
+def opened_by(process: "subprocess.Popen[bytes]") -> set[str]:
+    """The files that a process has open."""
+    found = set()
+    for path in Path(f"/proc/{process.pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            found.add(os.readlink(path))
+    return found
 
 
 def test_a_uid_names_a_backup_wherever_it_is(catalogue: Installation, source: Path, tmp_path: Path) -> None:

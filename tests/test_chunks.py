@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests import torture
-from tests.conftest import Installation, peak_memory, tree_differences
+from tests.conftest import PATIENCE, Installation, peak_memory, random_bytes, tree_differences
 
 RACY = 2.2
 
@@ -29,7 +29,7 @@ def tree(btw: Installation, tmp_path: Path) -> Path:
         path = top / f"folder {number % 10}" / f"{number}.txt"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"%d\n" % number * (number + 1))
-    (top / "large").write_bytes(os.urandom(20 << 20))
+    (top / "large").write_bytes(random_bytes(20 << 20))
     (top / "empty").touch()
     (top / "link").symlink_to("large")
     os.link(top / "large", top / "second")
@@ -265,7 +265,7 @@ def test_what_cannot_be_read_is_named(btw: Installation, tree: Path) -> None:
 def test_holes_stay_holes(btw: Installation, tree: Path, tmp_path: Path) -> None:
     with open(tree / "sparse", "wb") as file:
         file.seek(300 << 20)
-        file.write(os.urandom(3 << 20))
+        file.write(random_bytes(3 << 20))
         file.truncate(600 << 20)
     btw("fs", tree, "t")
     assert record(btw)["stored"] < 30 << 20
@@ -444,7 +444,7 @@ def test_interrupted(btw: Installation, tree: Path) -> None:
     while not list(btw.root.glob(".store/.tmp-" + "?" * 32 + "-*")) and process.poll() is None:
         time.sleep(0.002)
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=10)
+    process.communicate(timeout=PATIENCE)
     if process.returncode == 143:  # what was written waits for the next run
         assert manifests(btw) == []
         btw("fs", tree, "t")
@@ -460,7 +460,7 @@ def test_the_sweep_is_waited_for(btw: Installation, tree: Path) -> None:
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(1.5)
         assert len(manifests(btw)) == 1
-    assert process.wait(20) == 0
+    assert process.wait(PATIENCE) == 0
     assert len(manifests(btw)) == 2
 
 
@@ -469,7 +469,7 @@ def test_two_trees_at_once(btw: Installation, tree: Path, tmp_path: Path) -> Non
     for number in range(3):
         other = tmp_path / f"other {number}"
         shutil.copytree(tree, other, symlinks=True)
-        (other / "own").write_bytes(os.urandom(3 << 20))
+        (other / "own").write_bytes(random_bytes(3 << 20))
         btw.tree(other, "chunks", f"other{number}")
         others.append(other)
     running = [btw.start("fs", other, f"o{number}") for number, other in enumerate(others)]
@@ -500,7 +500,7 @@ def test_memory_is_bounded(btw: Installation, tmp_path: Path) -> None:
     top = tmp_path / "big"
     top.mkdir()
     for number in range(3):
-        (top / f"{number}").write_bytes(os.urandom(100 << 20))
+        (top / f"{number}").write_bytes(random_bytes(100 << 20))
     btw.tree(top, "chunks", "big")
     for words in (["fs", top, "t"], ["restore", "t", tmp_path / "out"]):
         run = btw.start(*words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

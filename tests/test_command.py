@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Installation, peak_memory
+from tests.conftest import PATIENCE, Installation, peak_memory, random_bytes
 
 TYPES = ("chunks", "file")
 
@@ -44,7 +44,7 @@ def nothing_is_left(btw: Installation, dst: str = "d") -> bool:
 def fed(btw: Installation, content: bytes, *args: object, status: int = 0) -> str:
     """Run the command with `content` on its standard input; its standard error."""
     process = btw.start(*args, stdin=subprocess.PIPE)
-    _, err = process.communicate(content, timeout=120)
+    _, err = process.communicate(content, timeout=PATIENCE)
     assert process.returncode == status, err
     return err.decode()
 
@@ -121,12 +121,13 @@ def test_nothing_is_something_if_it_is_said(btw: Installation, type_: str) -> No
 
 
 def test_a_program_that_hangs(btw: Installation) -> None:
-    command(btw, "echo begun; sleep 1000 & wait", extra='TIMEOUT = "1s"\n')
+    sleeping = f"sleep 1000.{os.getpid()}"  # nobody else's on this machine
+    command(btw, f"echo begun; {sleeping} & wait", extra='TIMEOUT = "1s"\n')
     began = time.monotonic()
     assert "did not end within 1 s and was killed" in btw("command", "job", "d", status=1).err
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < PATIENCE
     assert nothing_is_left(btw)
-    assert not _running("sleep 1000")
+    assert not _running(sleeping)
 
 
 def _running(command_line: str) -> list[str]:
@@ -147,9 +148,9 @@ def test_the_program_dies_with_us(btw: Installation, number: signal.Signals) -> 
     while not (pid.exists() and pid.read_text()):
         time.sleep(0.01)
     process.send_signal(number)
-    process.communicate(timeout=60)
+    process.communicate(timeout=PATIENCE)
     assert process.returncode == (143 if number == signal.SIGTERM else -9)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     while Path(f"/proc/{pid.read_text().strip()}").exists():
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -178,7 +179,7 @@ def test_arguments_are_what_was_given(btw: Installation) -> None:
 
 
 def test_b09_standard_input(btw: Installation) -> None:
-    content = os.urandom(5_000_000)
+    content = random_bytes(5_000_000)
     assert fed(btw, content, "command", "x", "d", "--stdin") == ""
     btw("restore", "d", "file")
     assert (btw.top / "file").read_bytes() == content
@@ -224,7 +225,7 @@ def test_standard_input_that_does_not_end(btw: Installation) -> None:
     assert process.stdin and process.stderr
     process.stdin.write(b"some")
     process.stdin.flush()
-    assert process.wait(timeout=60) == 1
+    assert process.wait(timeout=PATIENCE) == 1
     assert b"did not end within 1 s" in process.stderr.read()
     process.stdin.close()
     assert nothing_is_left(btw)

@@ -220,7 +220,7 @@ TEXTS = st.lists(
 ).map("".join)  # fmt: skip
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=400, deadline=None, suppress_health_check=[*HealthCheck])
 @given(content=st.one_of(st.binary(max_size=200), TEXTS.map(str.encode), TEXTS.map(lambda t: t.encode("utf-16"))))
 def test_any_bytes_give_a_configuration_or_one_line(path: Path, content: bytes) -> None:
     path.write_bytes(content)

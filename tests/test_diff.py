@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Installation, peak_memory
+from tests.conftest import Installation, peak_memory, random_bytes
 
 EXPECTED = [
     "m .",
@@ -37,7 +37,7 @@ def prepare(top: Path) -> None:
 
 def change(top: Path) -> None:
     (top / "etc" / "gone").unlink()
-    (top / "etc" / "deep" / "file").write_bytes(os.urandom(600_000))
+    (top / "etc" / "deep" / "file").write_bytes(random_bytes(600_000))
     os.utime(top / "etc" / "deep", (2, 2))
     (top / "etc" / "hosts").chmod(0o640)
     (top / "etc" / "new").mkdir()
@@ -69,14 +69,14 @@ def test_diff(btw: Installation, source: Path, type_: str) -> None:
 
 def test_diff_of_different_keepers(btw: Installation, source: Path) -> None:
     """Also what is large, and in other pieces."""
-    (source / "large").write_bytes(os.urandom(3 << 20))
-    (source / "large too").write_bytes(os.urandom(3 << 20))
+    (source / "large").write_bytes(random_bytes(3 << 20))
+    (source / "large too").write_bytes(random_bytes(3 << 20))
     btw.tree(source, "chunks")
     btw("fs", source, "c")
     copy = source.with_name("copy")
     subprocess.run(["cp", "-a", source, copy], check=True)
     btw.tree(copy, "tar", "copy")
-    (copy / "large").write_bytes(os.urandom(3 << 20))
+    (copy / "large").write_bytes(random_bytes(3 << 20))
     btw("fs", copy, "t")
     assert btw("diff", "c", "t").out == "M large\n"
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from tests.conftest import REPOSITORY, Installation, peak_memory, tree_differences
+from tests.conftest import REPOSITORY, Installation, peak_memory, random_bytes, tree_differences
 
 STAMP = "2019-01-01T00:00:00"
 
@@ -391,7 +391,7 @@ def swap(members: list[tuple[tarfile.TarInfo, bytes]]) -> None:
 
 
 def test_what_is_no_export(btw: Installation, source: Path) -> None:
-    for content in (b"", b"x", bytes(10240), b"\xff" * 100_000, os.urandom(50_000)):
+    for content in (b"", b"x", bytes(10240), b"\xff" * 100_000, random_bytes(50_000)):
         refused(btw, content)
     subprocess.run(["tar", "-cf", btw.top / "plain.tar", "-C", source, "."], check=True)
     assert "this is no export" in refused(btw, (btw.top / "plain.tar").read_bytes())
@@ -400,7 +400,7 @@ def test_what_is_no_export(btw: Installation, source: Path) -> None:
 @pytest.mark.parametrize("keeper", ["rdiff", "chunks"])
 def test_a_killed_import_is_done_by_the_next(keeper: str, btw: Installation, other: Installation, source: Path) -> None:
     backed_up(btw, source, keeper)
-    (source / "large").write_bytes(os.urandom(8 << 20))
+    (source / "large").write_bytes(random_bytes(8 << 20))
     btw("fs", source, "hosts/t")
     btw("export", "hosts/t@all", "e.tar")
     for number in range(4):
@@ -447,7 +447,7 @@ def test_an_import_that_died_at_any_rename(keeper: str, btw: Installation, other
 def test_memory(btw: Installation, other: Installation, source: Path) -> None:
     with open(source / "large", "wb") as file:
         for _ in range(30):
-            file.write(os.urandom(10 << 20))
+            file.write(random_bytes(10 << 20))
     btw.tree(source, "chunks")
     btw("fs", source, "t")
     assert peak_memory(btw.start("export", "t", "e.tar")) < 120_000

@@ -265,7 +265,7 @@ def test_restoring_as_somebody_else(tmp_path: Path) -> None:
 
 
 HARNESS = """
-import contextlib, io, json, re, sys, time
+import contextlib, io, json, os, re, sys
 from pathlib import Path
 from btw_backup import cli
 from tests import hostile
@@ -275,11 +275,11 @@ place = Path(sys.argv[4])
 for number, (name, archive) in enumerate(hostile.archives(outside)):
     (place / "2026-01-01T00:00:00.tar").write_bytes(archive)
     del archive
-    before, began = looks(top), time.monotonic()
+    before, began = looks(top), sum(os.times()[:4])
     error = io.StringIO()
     with contextlib.redirect_stderr(error):
         status = cli.main(["--config-dir", config_dir, "restore", "h", str(top / "target" / str(number))])
-    took = time.monotonic() - began
+    took = sum(os.times()[:4]) - began  # computed: others on this machine do not count
     memory = int(re.search(r'VmHWM:[^0-9]+(\d+)', Path('/proc/self/status').read_text())[1])
     print(json.dumps([name, status, took, memory, error.getvalue(), looks(top) == before]), flush=True)
     for path in (top / "target").iterdir():

@@ -13,6 +13,7 @@ from btw_backup import files, listing, records
 from btw_backup.keepers import Place
 from btw_backup.keepers.rdiff import Rdiff
 from tests import old_layout
+from tests.conftest import random_bytes
 from tests.old_layout import OldInstallation
 from tests.test_rdiff import Desk, damaged, read
 
@@ -40,7 +41,7 @@ def everything(top: Path) -> dict[str, tuple[int, float, bytes]]:
 
 
 def grow(source: Path, count: int) -> None:
-    (source / f"new-{count}").write_bytes(os.urandom(3000))
+    (source / f"new-{count}").write_bytes(random_bytes(3000))
 
 
 def test_the_hash_of_the_facts() -> None:
@@ -75,7 +76,7 @@ def test_sessions_on_both_sides_of_summer_time(old: OldInstallation, source: Pat
 
 
 def test_databases_and_globals(old: OldInstallation) -> None:
-    dumps = [b"PGDMP" + os.urandom(20_000) for _ in range(2)]
+    dumps = [b"PGDMP" + random_bytes(20_000) for _ in range(2)]
     for number, dump in enumerate(dumps):
         old.rdiff_file("shop.dump", dump, "db", STAMPS[number], full=STAMPS[0] if number else "")
         old.rdiff_file("global.sql.bz2", dump, "globals", STAMPS[number], full=STAMPS[0] if number else "")
@@ -112,7 +113,7 @@ def test_an_old_repository_is_added_to(old: OldInstallation, tmp_path: Path, zon
     hour; ours are in UTC there.
     """
     desk = Desk(tmp_path)
-    contents = [os.urandom(50_000) for _ in range(3)]
+    contents = [random_bytes(50_000) for _ in range(3)]
     old.zone = zone
     as_old(desk, old, contents[:2])
     desk.source.path.write_bytes(contents[1])
@@ -151,7 +152,7 @@ def interrupted(repository: Path, stamp: str, replaced: bytes | None) -> None:
 def test_f42_left_by_the_old_script(old: OldInstallation, tmp_path: Path) -> None:
     """A first increment that it began: rdiff-backup fails for ever on it; a new full is made."""
     desk = Desk(tmp_path)
-    one, two, three = (os.urandom(5000) for _ in range(3))
+    one, two, three = (random_bytes(5000) for _ in range(3))
     as_old(desk, old, [one])
     interrupted(desk.full, STAMPS[1], None)
     before = everything(desk.full)
@@ -167,7 +168,7 @@ def test_f42_left_by_the_old_script(old: OldInstallation, tmp_path: Path) -> Non
 def test_f43_left_by_the_old_script(old: OldInstallation, tmp_path: Path) -> None:
     """A later increment, with the mirror replaced: the old script said "no change" from then on."""
     desk = Desk(tmp_path)
-    one, two, three, four = (os.urandom(5000) for _ in range(4))
+    one, two, three, four = (random_bytes(5000) for _ in range(4))
     as_old(desk, old, [one, two])
     state = desk.top / "state"
     shutil.copytree(desk.full, state, symlinks=True)
@@ -203,7 +204,7 @@ def test_damage_is_told_by_the_digest_of_rdiff_backup(old: OldInstallation, tmp_
 
 def test_a_dst_that_two_databases_shared(old: OldInstallation) -> None:
     """The old script put the second one's dump into the repository of the first."""
-    dumps = {"shop.dump": os.urandom(9000), "mail.dump": os.urandom(9000)}
+    dumps = {"shop.dump": random_bytes(9000), "mail.dump": random_bytes(9000)}
     turns = ["shop.dump", "mail.dump", "shop.dump", "mail.dump"]
     for number, name in enumerate(turns):
         old.rdiff_file(name, dumps[name] + bytes([number]), "db", STAMPS[number], full=STAMPS[0] if number else "")

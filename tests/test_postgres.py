@@ -19,6 +19,7 @@ from btw_backup.sources import Produced, postgres_digest, postgres_server
 from btw_backup.sources.postgres import Database, Globals, safe_name
 from btw_backup.sources.postgres_restore import restore_database
 from btw_backup.sources.postgres_server import Client, suitable
+from tests.conftest import PATIENCE, random_bytes
 from tests.servers import Postgres, any_postgres, filled, postgres, programs_of_all_versions, shop
 
 __all__ = ["any_postgres", "postgres", "shop"]
@@ -134,7 +135,7 @@ def test_x2_what_others_do_meanwhile_is_no_change(any_postgres: Postgres, monkey
             "-c",
             "CREATE TEMP TABLE mine (a int)",
             "-c",
-            "SELECT pg_sleep(60)",
+            "SELECT pg_sleep(6000)",
             "shop",
         ]
         with subprocess.Popen(command, env={**os.environ, **any_postgres.env}, stderr=subprocess.DEVNULL) as guest:
@@ -389,14 +390,14 @@ def test_g11_force_replaces_even_with_somebody_in_it(shop: Postgres, monkeypatch
     before = shop.dump("shop")
     _, content = dumped(Database("shop", use(shop, monkeypatch)))
     shop.sql("DROP TABLE sales.item CASCADE; CREATE TABLE worthless ()", "shop")
-    command = [shop.programs / "psql", "-Xqc", "SELECT pg_sleep(60)", "shop"]
+    command = [shop.programs / "psql", "-Xqc", "SELECT pg_sleep(6000)", "shop"]
     with subprocess.Popen(command, env={**os.environ, **shop.env}, stderr=subprocess.PIPE) as guest:
         while not shop.sql(
             "SELECT 1 FROM pg_stat_activity WHERE query LIKE '%pg_sleep(6%' AND pid <> pg_backend_pid()"
         ):
             time.sleep(0.05)
         restored(shop, monkeypatch, "shop", content, force=True)
-        assert guest.wait(timeout=20) != 0
+        assert guest.wait(timeout=PATIENCE) != 0
     assert shop.dump("shop") == before
     assert shop.databases() == {"postgres", "shop"}
     assert shop.sql("SELECT datallowconn FROM pg_database WHERE datname = 'shop'") == "t"
@@ -421,7 +422,7 @@ def test_a_damaged_dump_makes_no_database(shop: Postgres, monkeypatch: pytest.Mo
     middle = len(content) // 2
     bad = {
         "cut": content[: len(content) * 9 // 10],
-        "garbage": os.urandom(100_000),
+        "garbage": random_bytes(100_000),
         "empty": b"",
         "flipped": content[:middle] + bytes(b ^ 0xFF for b in content[middle : middle + 64]) + content[middle + 64 :],
     }[damage]

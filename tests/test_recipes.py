@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests import manual
-from tests.conftest import Installation
+from tests.conftest import PATIENCE, Installation
 
 TEXT = manual.README.read_text()
 
@@ -45,7 +45,7 @@ def written(path: Path, journal: str) -> Iterator[None]:
     ended = threading.Event()
 
     def write() -> None:
-        with closing(sqlite3.connect(path, timeout=60)) as database:
+        with closing(sqlite3.connect(path, timeout=PATIENCE)) as database:
             number = 0
             while not ended.is_set():
                 number += 1
@@ -158,7 +158,7 @@ def mariadb() -> Iterator[MariaDB]:
         with open(Path(name) / "log", "wb") as log:
             process = subprocess.Popen([*command, *paths], stdout=log, stderr=log)
         try:
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + PATIENCE
             while subprocess.run(
                 ["mariadb-admin", f"--defaults-extra-file={server.options}", "ping"], check=False, capture_output=True
             ).returncode:

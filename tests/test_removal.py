@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Installation, tree_differences
+from tests.conftest import Installation, random_bytes, tree_differences
 from tests.s3 import Bucket, bucket, configure, free_port, offsite, proxy, s3_server
 
 __all__ = ["bucket", "offsite", "proxy", "s3_server"]
@@ -30,7 +30,7 @@ def versions(btw: Installation, source: Path, type_: str, count: int = 3, dst: s
     btw.tree(source, type_, extra="MAX_INCREMENTAL_COUNT = 0\n")
     for number in range(count):
         (source / "etc" / "version").write_text(f"{number}\n" * 1000)
-        (source / f"new{number}").write_bytes(os.urandom(10_000))
+        (source / f"new{number}").write_bytes(random_bytes(10_000))
         btw("fs", source, dst)
         (made,) = set(names(btw, dst)) - {path.name for path in btw.top.glob("2*")}
         shutil.copytree(source, btw.top / made, symlinks=True)

@@ -16,7 +16,7 @@ import pytest
 
 from btw_backup.store import rescue
 from tests import made_store, torture
-from tests.conftest import REPOSITORY, Ended, Installation, tree_differences
+from tests.conftest import PATIENCE, REPOSITORY, Ended, Installation, random_bytes, tree_differences
 
 PACKAGED = REPOSITORY / "btw_backup" / "store" / "rescue"
 STORES = Path(__file__).parent / "stores"
@@ -26,7 +26,7 @@ ISOLATED = ("env", "-i", "/usr/bin/python3", "-I", "-S")
 def rescue_from(root: Path, *args: object, script: Path | None = None, status: int | None = 0) -> Ended:
     """Run RESTORE.py where nothing of ours or of an environment can be imported."""
     command = [*ISOLATED, script or root / ".store" / "RESTORE.py", *map(str, args)]
-    ended = subprocess.run(command, check=False, capture_output=True, timeout=120)
+    ended = subprocess.run(command, check=False, capture_output=True, timeout=PATIENCE)
     out, err = ended.stdout.decode(errors="surrogateescape"), ended.stderr.decode()
     assert "Traceback" not in err, err
     assert status is None or ended.returncode == status, err
@@ -63,8 +63,8 @@ def test_large_files_and_many_small_ones(btw: Installation, tmp_path: Path) -> N
     for number in range(2000):
         path = tmp_path / "tree" / f"{number % 20}" / f"{number}"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(os.urandom(number * 5))
-    (tmp_path / "tree" / "large").write_bytes(os.urandom(30 << 20))
+        path.write_bytes(random_bytes(number * 5))
+    (tmp_path / "tree" / "large").write_bytes(random_bytes(30 << 20))
     root = kept(btw, tmp_path / "tree")
     rescue_from(root, "t", tmp_path / "out")
     assert tree_differences(tmp_path / "tree", tmp_path / "out") == ""
@@ -113,7 +113,7 @@ def test_a_path_with_its_hard_links(btw: Installation, source: Path, tmp_path: P
 
 
 def test_a_stream(tmp_path: Path) -> None:
-    root, content = tmp_path / "root", [os.urandom(1 << 20), b"end"]
+    root, content = tmp_path / "root", [random_bytes(1 << 20), b"end"]
     extents = [[made_store.chunk(root, piece), 0, len(piece)] for piece in content]
     line = made_store.entry("shop.dump", size=len(b"".join(content)), extents=extents)
     made_store.manifest(root, "db/shop", [line], kind="db")
@@ -130,7 +130,7 @@ def test_a_stream(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", ["flipped", "cut", "missing", "swapped"])
 def test_a_damaged_chunk_costs_its_files_only(btw: Installation, source: Path, tmp_path: Path, how: str) -> None:
-    (source / "large").write_bytes(os.urandom(20 << 20))  # three pieces at least, however they are cut
+    (source / "large").write_bytes(random_bytes(20 << 20))  # three pieces at least, however they are cut
     root = kept(btw, source)
     chunks = sorted((root / ".store" / "chunks").rglob("*.zst"), key=lambda path: path.stat().st_size)
     content = bytearray(chunks[-1].read_bytes())
@@ -263,7 +263,7 @@ def test_without_root(btw: Installation, source: Path, tmp_path: Path) -> None:
 
 def test_a_full_disk(btw: Installation, tmp_path: Path, tmpfs: Path) -> None:
     (tmp_path / "tree").mkdir()
-    (tmp_path / "tree" / "large").write_bytes(os.urandom(70 << 20))
+    (tmp_path / "tree" / "large").write_bytes(random_bytes(70 << 20))
     root = kept(btw, tmp_path / "tree")
     ended = rescue_from(root, "t", tmpfs / "out", status=1)
     assert ended.err == "RESTORE.py: cannot write large: No space left on device\n"

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests import hostile, torture
-from tests.conftest import Installation, peak_memory, tree_differences
+from tests.conftest import PATIENCE, Installation, peak_memory, random_bytes, tree_differences
 
 
 @pytest.fixture
@@ -329,7 +329,7 @@ def test_leftovers_of_the_living_and_of_others_stay(btw: Installation, kept: Pat
 def test_interrupted(btw: Installation, big: Path, tmp_path: Path) -> None:
     btw("fs", big, "t")
     process = btw.start("restore", "t", "out")
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     while not leftovers(tmp_path) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.001)
     process.send_signal(signal.SIGTERM)
@@ -381,7 +381,7 @@ def test_a_full_and_a_read_only_target(btw: Installation, big: Path, tmp_path: P
 def test_a_dump_to_a_file(btw: Installation, tmp_path: Path) -> None:
     """The plain stream of a dump that rdiff-backup keeps, without a record."""
     (tmp_path / "in").mkdir()
-    dump = b"PGDMP" + os.urandom(3_000_000)
+    dump = b"PGDMP" + random_bytes(3_000_000)
     (tmp_path / "in" / "shop.dump").write_bytes(dump)
     repository = btw.root / "d" / "2020-01-01T00:00:00"
     command = ["rdiff-backup", "--api-version", "201", "backup", "--create-full-path", tmp_path / "in", repository]

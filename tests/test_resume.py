@@ -18,7 +18,7 @@ from btw_backup.commands import NAMES
 from btw_backup.store.chunks import ChunkStore
 from btw_backup.store.index import Index
 from btw_backup.store.writer import writing
-from tests.conftest import Installation, tree_differences
+from tests.conftest import PATIENCE, Installation, random_bytes, tree_differences
 
 MEGABYTE = 1 << 20
 
@@ -28,10 +28,10 @@ def tree(btw: Installation, tmp_path: Path) -> Path:
     """60 MB: a large file that comes first, many small ones, and a large one that comes last."""
     top = tmp_path / "tree"
     (top / "small").mkdir(parents=True)
-    (top / "a large one").write_bytes(os.urandom(15 * MEGABYTE))
+    (top / "a large one").write_bytes(random_bytes(15 * MEGABYTE))
     for number in range(1500):
-        (top / "small" / f"{number:04}").write_bytes(os.urandom(20_000))
-    (top / "z large one").write_bytes(os.urandom(15 * MEGABYTE))
+        (top / "small" / f"{number:04}").write_bytes(random_bytes(20_000))
+    (top / "z large one").write_bytes(random_bytes(15 * MEGABYTE))
     btw.tree(top, "chunks")
     return top
 
@@ -48,12 +48,19 @@ def size_of(*paths: Path) -> int:
 
 
 def stopped(process: subprocess.Popen[bytes], is_time: Callable[[], bool], number: int = signal.SIGKILL) -> bytes:
-    """Send a signal to `process` as soon as it is time, which must come before its end; its standard error."""
+    """Send a signal to `process` as soon as it is time, which must come before its end; its standard error.
+
+    It runs for moments only, and stands still while we look: it must not be at its end when we, who have to share this
+    machine, have looked.
+    """
     while not is_time():
         assert process.poll() is None, "it was too fast"
-        time.sleep(0.002)
+        process.send_signal(signal.SIGCONT)
+        time.sleep(0.003)
+        process.send_signal(signal.SIGSTOP)
     process.send_signal(number)
-    return process.communicate(timeout=20)[1]
+    process.send_signal(signal.SIGCONT)
+    return process.communicate(timeout=PATIENCE)[1]
 
 
 def store_of(btw: Installation) -> Path:
@@ -96,8 +103,8 @@ def test_f02_a_few_changes_meanwhile_do_not_cost_the_rest(btw: Installation, tre
     """Packs with other files in them would have other names: the journal of the dead tells what is in them."""
     stop_backup(btw, tree)
     for number in range(0, 1500, 50):
-        (tree / "small" / f"{number:04}").write_bytes(os.urandom(10_000))
-    (tree / "0 new").write_bytes(os.urandom(20_000))
+        (tree / "small" / f"{number:04}").write_bytes(random_bytes(10_000))
+    (tree / "0 new").write_bytes(random_bytes(20_000))
     btw("fs", tree, "t")
     assert record(btw)["stored"] < 0.5 * 60 * MEGABYTE
     btw("restore", "t", "out")
@@ -275,7 +282,7 @@ def test_f03_sparse_files_hard_links_and_attributes_go_on(btw: Installation, tre
     with open(tree / "a sparse one", "wb") as file:
         file.truncate(900 * MEGABYTE)
         file.seek(300 * MEGABYTE)
-        file.write(os.urandom(2 * MEGABYTE))
+        file.write(random_bytes(2 * MEGABYTE))
     (tree / "b").mkdir()
     (tree / "b" / "inner").write_bytes(b"inner")
     os.link(tree / "b" / "inner", tree / "b" / "second")
@@ -316,7 +323,7 @@ def test_f03_of_a_large_file_the_beginning_stays(
     shutil.rmtree(tree / "small")
     with open(tree / "a large one", "r+b") as file:
         file.seek(50 * MEGABYTE if sparse else 0)
-        file.write(os.urandom(45 * MEGABYTE))
+        file.write(random_bytes(45 * MEGABYTE))
         file.truncate(100 * MEGABYTE if sparse else 45 * MEGABYTE)
     btw("fs", tree, "t")
     sizes = {path: path.stat().st_blocks for path in tree.iterdir()}
@@ -378,14 +385,14 @@ def test_f05_backups_restores_and_scrubs_at_once(btw: Installation, tree: Path, 
     others = [tmp_path / "other", tmp_path / "third"]
     for other in others:
         shutil.copytree(tree / "small", other / "same")
-        (other / "own").write_bytes(os.urandom(5 * MEGABYTE))
+        (other / "own").write_bytes(random_bytes(5 * MEGABYTE))
         (other / "new to both").write_bytes(b"new" * MEGABYTE)
         btw.tree(other, "chunks", other.name)
     commands = [["fs", other, f"d/{other.name}"] for other in others]
     commands += [["restore", "t", "out"], ["restore", "t", "again"]]
     commands += [["scrub"]] if "scrub" in NAMES else []
     running = [(words, btw.start(*words)) for words in commands]
-    ended = [(words, process.communicate(timeout=120)[1], process.returncode) for words, process in running]
+    ended = [(words, process.communicate(timeout=PATIENCE)[1], process.returncode) for words, process in running]
     assert [(words, err) for words, err, status in ended if status] == []
     for other in others:
         btw("restore", f"d/{other.name}", f"{other.name} back")

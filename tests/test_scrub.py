@@ -31,7 +31,7 @@ from btw_backup.store import evidence
 from btw_backup.store.chunks import ChunkStore
 from btw_backup.store.manifest import FORMAT, Header, ManifestWriter, Member
 from btw_backup.store.writer import writing
-from tests.conftest import REPOSITORY, Installation, peak_memory, tree_differences
+from tests.conftest import PATIENCE, REPOSITORY, Installation, peak_memory, random_bytes, tree_differences
 
 RACY = 2.2
 
@@ -398,10 +398,9 @@ def many(btw: Installation, tmp_path: Path) -> dict[str, int]:
     chance = random.Random(2)
     (btw.root / "t").mkdir()
     with writing(ChunkStore(btw.root), lambda path: None, wait=1) as writer:
-        for _ in range(600):
-            writer.put([chance.randbytes(chance.randrange(1000, 20_000))])
-        writer.put([b"end"]).result()
-        time.sleep(0.5)
+        stored = [writer.put([chance.randbytes(chance.randrange(1000, 20_000))]) for _ in range(600)]
+        for future in stored:
+            future.result()
         writer.publish()
     return {path.stem: path.stat().st_size for path in chunks(btw)}
 
@@ -476,7 +475,7 @@ def test_all_that_is_listed_is_listed_once(tmp_path: Path) -> None:
 def test_f05_backup_scrub_and_restore_at_the_same_time(btw: Installation, tree: Path, tmp_path: Path) -> None:
     btw("fs", tree, "t")
     shutil.copytree(tree, tmp_path / "other")
-    (tmp_path / "other" / "own").write_bytes(os.urandom(9 << 20))
+    (tmp_path / "other" / "own").write_bytes(random_bytes(9 << 20))
     btw.tree(tmp_path / "other", "chunks", "other")
     (tree / "new").write_text("new")
     running = [
@@ -489,7 +488,7 @@ def test_f05_backup_scrub_and_restore_at_the_same_time(btw: Installation, tree: 
             ("scrub", "-p", 50),
         )
     ]
-    ended = [(process.communicate(timeout=120), process.returncode) for process in running]
+    ended = [(process.communicate(timeout=PATIENCE), process.returncode) for process in running]
     assert ended == [((b"", b""), 0)] * 5
     assert (tmp_path / "out" / "large").read_bytes() == (tree / "large").read_bytes()
     btw("scrub")
@@ -635,22 +634,35 @@ def test_h04_the_source(btw: Installation, rotting: Path, tmp_path: Path, type_:
     rotting.mkdir()
 
 
-def run_cases(top: Path, seed: int, count: int) -> list[dict]:  # type: ignore[type-arg]
-    command = [sys.executable, "-m", "tests.damage_cases", str(top), str(seed), str(count)]
+def run_cases(top: Path, *numbers: int) -> list[dict]:  # type: ignore[type-arg]
+    command = [sys.executable, "-m", "tests.damage_cases", str(top), *map(str, numbers)]
     ended = subprocess.run(command, check=True, capture_output=True, cwd=REPOSITORY, text=True)
     return [json.loads(line) for line in ended.stdout.splitlines()]
 
 
-def test_damage_of_any_file_in_any_way(tmp_path: Path) -> None:
-    ran = run_cases(tmp_path, 11, 12)
-    assert len(ran) >= 10
+def test_damage_of_any_file_in_any_way(tmpfs: Path) -> None:
+    ran = run_cases(tmpfs, 11, 12)
+    assert len(ran) == 12
+    assert [case for case in ran if case["faults"]] == []
+
+
+PARTS = 6
+"""So that several processes share them. They are in memory, where nobody has to wait for a disk."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(PARTS))
+def test_damage_of_every_file_in_every_way(tmpfs: Path, part: int) -> None:
+    ran = run_cases(tmpfs, 0, 0, part, PARTS)
+    assert len(ran) > 300 / PARTS
     assert [case for case in ran if case["faults"]] == []
 
 
 @pytest.mark.slow
-def test_damage_of_every_file_in_every_way(tmp_path: Path) -> None:
-    ran = run_cases(tmp_path, 0, 0)
-    assert len(ran) > 300
+@pytest.mark.parametrize("part", range(PARTS))
+def test_damage_of_every_bit(tmpfs: Path, part: int) -> None:
+    ran = run_cases(tmpfs, 0, -1, part, PARTS)
+    assert len(ran) > 11_000 / PARTS
     assert [case for case in ran if case["faults"]] == []
 
 

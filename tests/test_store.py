@@ -28,6 +28,7 @@ from btw_backup.store.manifest import End, Header, ManifestWriter, Member, key_o
 from btw_backup.store.packing import SIZE, Packed, Packer
 from btw_backup.store.reader import AHEAD, KEPT, Contents
 from btw_backup.store.writer import ChunkWriter, writing
+from tests.conftest import random_bytes
 
 GOLDEN = (3105987, 1281527, 2887038, 3008582, 4757813)
 """Where seeded noise is cut; made by pyfastcdc 0.3.1."""
@@ -73,7 +74,7 @@ def test_a_chunk_is_a_frame_that_zstd_reads_named_by_its_content(store: ChunkSto
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty", "other", "longer", "missing", "link", "fifo", "folder"])
 def test_a_damaged_chunk_is_never_content(store: ChunkStore, damage: str, tmp_path: Path) -> None:
-    name, other = put(store, os.urandom(3000) + b"x" * 3000, b"other")
+    name, other = put(store, random_bytes(3000) + b"x" * 3000, b"other")
     path = store.path(name)
     frame = bytearray(path.read_bytes())
     path.unlink()
@@ -93,7 +94,7 @@ def test_a_damaged_chunk_is_never_content(store: ChunkStore, damage: str, tmp_pa
 
 
 def test_every_cut_of_a_chunk_is_seen_by_its_headers_alone(store: ChunkStore) -> None:
-    (name,) = put(store, os.urandom(300_000) + bytes(300_000))
+    (name,) = put(store, random_bytes(300_000) + bytes(300_000))
     whole = store.path(name).read_bytes()
     assert store.reuse_whole(name, 600_000)
     assert not store.reuse_whole(name, 600_001)
@@ -119,10 +120,10 @@ def bombs() -> Iterator[tuple[str, bytes]]:
 def test_f38_a_hostile_chunk_costs_neither_memory_nor_time(store: ChunkStore, what: str, frame: bytes) -> None:
     name = hashlib.sha256(b"x" * 6000).hexdigest()
     place(store, name, frame)
-    before, began = resident(), time.monotonic()
+    before, began = resident(), time.process_time()
     with pytest.raises(Damaged):
         store.read(name)
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
     assert resident() - before < 64 << 20
 
 
@@ -153,7 +154,7 @@ def test_a_format_that_cannot_be_read(store: ChunkStore, content: str) -> None:
 
 
 def test_a_bad_chunk_is_set_aside_and_stored_anew(store: ChunkStore) -> None:
-    content = os.urandom(5000)
+    content = random_bytes(5000)
     (name,) = put(store, content)
     store.path(name).write_bytes(b"rubbish")
     aside = store.set_aside(name)
@@ -252,7 +253,7 @@ def test_f56_reuse_touches_the_chunk(store: ChunkStore) -> None:
 def test_an_error_of_a_thread_is_raised_and_nothing_published(store: ChunkStore, tmpfs: Path) -> None:
     small = ChunkStore(tmpfs)
     with pytest.raises(OSError, match="No space left"), writing(small, print, wait=1) as out:
-        futures = [out.put([os.urandom(8 << 20)]) for _ in range(20)]
+        futures = [out.put([random_bytes(8 << 20)]) for _ in range(20)]
         for future in futures:
             future.result()
     assert list(small.chunks.rglob("*.zst")) == list(small.folder.glob(".tmp-*")) == []
@@ -324,7 +325,7 @@ def test_many_chunks_are_published_in_portions(store: ChunkStore, monkeypatch: p
 
 def test_the_index_finds_what_was_packed(store: ChunkStore) -> None:
     index = Index(store.folder)
-    rows = {os.urandom(32): (os.urandom(32), n, n + 1) for n in range(1000)}
+    rows = {random_bytes(32): (random_bytes(32), n, n + 1) for n in range(1000)}
     for digest, location in rows.items():
         index.add(digest, location)
     assert all(list(index.find(digest)) == [location] for digest, location in rows.items())
@@ -336,7 +337,7 @@ def test_the_index_finds_what_was_packed(store: ChunkStore) -> None:
 
 
 def test_many_tables_become_one(store: ChunkStore) -> None:
-    rows = {os.urandom(32): (os.urandom(32), n, 1) for n in range(30)}
+    rows = {random_bytes(32): (random_bytes(32), n, 1) for n in range(30)}
     for digest, location in rows.items():
         index = Index(store.folder)
         index.add(digest, location)

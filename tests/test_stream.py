@@ -10,6 +10,7 @@ import pytest
 
 from btw_backup.errors import Damaged
 from btw_backup.stream import BEHIND, DEPTH, JOBS, PIECE, TOGETHER, Behind, read_ahead
+from tests.conftest import PATIENCE
 
 
 class Source:
@@ -83,7 +84,8 @@ def test_an_error_behind_is_raised_later() -> None:
         behind.finish()
     for _ in range(TOGETHER):
         behind.put(1, fail)
-    time.sleep(0.1)
     with pytest.raises(OSError, match="No space"):
-        behind.has_room(1)
+        for _ in range(int(100 * PATIENCE)):  # until it was met
+            behind.has_room(1)
+            time.sleep(0.01)
     behind.close()
