@@ -338,7 +338,7 @@ def test_many_are_rebuilt_and_listed(catalogue: Installation, count: int) -> Non
     stamps = many_records.make(catalogue.root, count)
     began = time.monotonic()
     assert counts(catalogue, "--rebuild")["backups"] == count
-    assert time.monotonic() - began < 60 * count / 10_000 + 10
+    assert time.monotonic() - began < 60 * max(1, count / 10_000)
     took = []
     for options in (("many",), ("--json",)):
         began = busy()

@@ -192,7 +192,7 @@ def test_x3_server_that_fails(
     proxy.rules = [Rule(method, "", act)]
     began = time.monotonic()
     ended = btw("sync", status=6)
-    assert time.monotonic() - began < limit
+    assert time.monotonic() - began < 10 * limit  # retries of s3cmd would take 45 s for each file
     assert len(ended.err.splitlines()) == 2
     assert len(owed(btw)) == 20
     proxy.rules = []

@@ -9,11 +9,11 @@ import struct
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
 
+from btw_backup import files
 from btw_backup.store import rescue
 from tests import made_store, torture
 from tests.conftest import PATIENCE, REPOSITORY, Ended, Installation, random_bytes, tree_differences
@@ -194,20 +194,21 @@ def test_hostile_manifests(tmp_path: Path, outside: Path) -> None:
     before = described(outside)
     for number, (name, lines) in enumerate(made_store.hostile(root, outside)):
         made_store.manifest(root, f"{number}", lines)
-        begun = time.process_time()
+        begun = sum(os.times()[2:4])
         target = tmp_path / "targets" / f"{number}"
         target.parent.mkdir(exist_ok=True)
         ended = rescue_from(root, "--root", root, number, target, script=PACKAGED / "RESTORE.py", status=None)
         assert ended.status in (0, 3, 5), (name, ended)
-        assert time.process_time() - begun < 10, name
+        assert sum(os.times()[2:4]) - begun < 10, name  # computed by our children
         assert described(outside) == before, name
         assert not (tmp_path / "evil").exists(), name
+        files.remove(target.parent)  # which pytest cannot: there are a thousand folders, one in the other
 
 
 HARNESS = """
 import contextlib, io, json, sys
 from pathlib import Path
-from btw_backup import cli
+from btw_backup import cli, files
 from tests import made_store
 from tests.test_rescue import described
 top = Path(sys.argv[1])
@@ -217,6 +218,8 @@ for number, (name, lines) in enumerate(made_store.hostile(top / "root", top / "o
     with contextlib.redirect_stderr(io.StringIO()) as error:
         status = cli.main(["--config-dir", str(top / "cfg"), "restore", str(number), str(top / f"target-{number}")])
     print(json.dumps([name, status, error.getvalue(), described(top / "outside") == before]), flush=True)
+    for path in top.glob("*target-*"):
+        files.remove(path)  # which pytest cannot: there are a thousand folders, one in the other
 """
 
 
