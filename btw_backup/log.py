@@ -25,7 +25,10 @@ class _PrivateFile(logging.FileHandler):
 
 
 def open_log_file(path: Path) -> None:
-    """Append to `path` from now on; a log that cannot be opened is said once and done without."""
+    """Append to `path` from now on, and to no other; a log that cannot be opened is said once and done without."""
+    for older in [handler for handler in _logger.handlers if isinstance(handler, _PrivateFile)]:
+        _logger.removeHandler(older)
+        older.close()
     try:
         handler = _PrivateFile(path, delay=False, encoding="utf-8", errors="backslashreplace")
     except OSError as error:

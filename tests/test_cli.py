@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import sys
 from pathlib import Path
 
 import pytest
@@ -97,3 +98,10 @@ def test_options_before_the_command_do_not_hide_it(btw: Installation) -> None:
         assert btw(*options, "fs-init", status=2).err.startswith("usage: btw_backup fs-init ")
     everything = btw("nonsense", status=2).err
     assert "invalid choice: 'nonsense'" in everything and "'fs-init'" in everything and "'doctor'" in everything
+
+
+def test_each_run_of_a_process_is_logged_once(btw: Installation) -> None:
+    code = "import sys; from btw_backup import cli; [cli.main(['--config-dir', sys.argv[1], 'list']) for _ in range(3)]"
+    subprocess.run([sys.executable, "-c", code, btw.config_dir], check=True, cwd=Path(__file__).parent.parent)
+    log = (btw.config_dir / "btw-backup.log").read_text()
+    assert (log.count("started: "), log.count("ended with 0")) == (3, 3)

@@ -646,7 +646,7 @@ def test_damage_of_any_file_in_any_way(tmpfs: Path) -> None:
     assert [case for case in ran if case["faults"]] == []
 
 
-PARTS = 6
+PARTS = 4
 """So that several processes share them. They are in memory, where nobody has to wait for a disk."""
 
 
