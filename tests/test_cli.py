@@ -4,12 +4,10 @@ import json
 import os
 import subprocess
 import sys
-import sys
 from pathlib import Path
 
 import pytest
 
-from btw_backup import cli
 from btw_backup.commands import NAMES
 from tests.conftest import Installation
 
