@@ -202,9 +202,9 @@ def test_many_generations_each_whole_by_itself(kit: Kit, content: bytes) -> None
     assert swept.chunks
     for number in gone:
         (root / f"{number}.away").unlink()
-    left = {backup: state for n, (backup, state) in enumerate(zip(backups, states, strict=True)) if n not in gone}
-    assert all(kit.read(backup) == state for backup, state in left.items())
-    needed = {name for backup in left for name in chunks_of(backup.path)}
+    left = [number for number in range(len(states)) if number not in gone]
+    assert [kit.read(backups[number]) == states[number] for number in left] == [True] * len(left)
+    needed = {name for number in left for name in chunks_of(backups[number].path)}
     assert needed == {path.stem for path in kit.chunks()}
 
 
@@ -278,6 +278,19 @@ def test_what_is_gone_from_the_store_is_kept_anew(kit: Kit, content: bytes) -> N
         kit.read(kit.backups[0])
     assert kit.keep(Pieces(content)).backup is not None
     assert [kit.read(backup) for backup in kit.backups] == [content, content]
+
+
+def test_what_is_gone_of_a_scattered_stream_is_kept_anew(kit: Kit, content: bytes) -> None:
+    changed = edited(content, 50, 7)
+    for one in (content, changed):
+        kit.keep(Pieces(one))
+    needed = set(chunks_of(kit.backups[-1].path))
+    for gone in (min, max):
+        gone((path for path in kit.chunks() if path.stem in needed), key=lambda path: path.stat().st_size).unlink()
+    with pytest.raises(Damaged):
+        kit.read(kit.backups[-1])
+    assert kit.keep(Pieces(changed)).backup is not None
+    assert kit.read(kit.backups[-1]) == changed
 
 
 def damages() -> Iterator[tuple[str, int]]:

@@ -17,7 +17,7 @@ from btw_backup.store.manifest import Member
 AHEAD = 4
 """Chunks that are read before they are asked for, when a file is read from its beginning to its end."""
 
-KEPT = 64 << 20
+KEPT = 48 << 20
 """Bytes of chunks that stay in memory, besides those that are being read."""
 
 _MOST = 250

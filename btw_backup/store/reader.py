@@ -14,7 +14,7 @@ from btw_backup.store.manifest import Extent, Member
 AHEAD = 6
 """Chunks that are read before anybody asked for them."""
 
-KEPT = 64 << 20
+KEPT = 48 << 20
 """Bytes of chunks that stay for what comes next: a walk goes to and fro between the packs of many backups, and a stream
 that changed often, too, but not farther than the bytes that are new to a pack lie apart."""
 

@@ -42,7 +42,7 @@ LONGEST_LINE = 64 << 20
 AHEAD, WINDOW = 6, 4096
 """Chunks that are read ahead, steps that are looked at ahead."""
 
-KEPT, MOST = 64 << 20, 250
+KEPT, MOST = 48 << 20, 250
 """Bytes of chunks, and chunks, that stay for what comes next."""
 
 ENDING = b".manifest.zst"
