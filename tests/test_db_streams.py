@@ -105,7 +105,10 @@ def test_with_one_client_there_is_nothing_to_ask_before(btw: Installation, shop:
     )
     (record,) = (btw.root / "shop" / ".records").glob("*.json")
     version = shop.sql("SHOW server_version")
-    assert json.loads(record.read_text())["programs"].items() >= {"pg_dump": version.split()[0], "postgresql": version}.items()
+    assert (
+        json.loads(record.read_text())["programs"].items()
+        >= {"pg_dump": version.split()[0], "postgresql": version}.items()
+    )
 
 
 def test_globals(btw: Installation, any_postgres: Postgres) -> None:
