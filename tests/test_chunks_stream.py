@@ -18,6 +18,7 @@ from btw_backup.keepers import Kept, Place
 from btw_backup.keepers.chunks import Chunks
 from btw_backup.mounting.content import ChunkCache, OpenFile
 from btw_backup.records import Backup
+from btw_backup.scrub.judgement import judged
 from btw_backup.sources import Produced
 from btw_backup.store import chunker, manifest
 from btw_backup.store.chunks import ChunkStore
@@ -291,6 +292,24 @@ def test_what_is_gone_of_a_scattered_stream_is_kept_anew(kit: Kit, content: byte
         kit.read(kit.backups[-1])
     assert kit.keep(Pieces(changed)).backup is not None
     assert kit.read(kit.backups[-1]) == changed
+
+
+@pytest.mark.parametrize("which", ["pack", "part"])
+def test_a_scattered_stream_heals_with_the_next_backup_of_the_same_content(
+    kit: Kit, content: bytes, which: str
+) -> None:
+    changed = edited(content, 50, 7)
+    for one in (content, changed):
+        kit.keep(Pieces(one))
+    path = (min if which == "pack" else max)(kit.chunks(), key=lambda path: path.stat().st_size)
+    frame = bytearray(path.read_bytes())
+    frame[len(frame) // 3] ^= 1
+    path.write_bytes(frame)
+    (found,) = judged(kit.place.folder.parent, [path.stem], "test", 1)
+    assert len(found.backups) == (1 if which == "pack" else 2) and not path.exists()
+    assert kit.keep(Pieces(changed)).backup
+    assert path.exists()
+    assert [kit.read(backup) for backup in kit.backups] == [content, changed, changed]
 
 
 def damages() -> Iterator[tuple[str, int]]:

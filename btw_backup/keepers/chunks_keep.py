@@ -13,7 +13,7 @@ from btw_backup.keepers.chunks_recovery import check
 from btw_backup.keepers.recording import Run
 from btw_backup.records import Backup
 from btw_backup.sources import Fingerprint, Produced, Source
-from btw_backup.store import ENDING
+from btw_backup.store import ENDING, mending
 from btw_backup.store.chunks import store_of
 from btw_backup.store.writer import ChunkWriter, writing
 
@@ -34,6 +34,7 @@ def keep(run: Run, latest: Backup | None, seen: Fingerprint | None, *, reread: b
                 programs = {}
             else:
                 produced, same = _write_stream(source, writer, latest, temporary)
+                _heal(run, writer)
                 programs = dict(source.programs())
             if same:
                 kept = run.unchanged(produced)
@@ -58,6 +59,15 @@ def _write_tree(
     produced = chunks_run.write(source, writer, base, temporary, seen)
     same = latest and latest.record and latest.record.content == produced.content
     return produced, bool(same and not writer.stored)  # else something of it was gone from the store
+
+
+def _heal(run: Run, writer: ChunkWriter) -> None:
+    """Bring back what was lost of older backups of the stream, so far as it is known again."""
+    if lost := frozenset(mending.lost(writer.store)):
+        from btw_backup.keepers import chunks_healing  # noqa: PLC0415 - hardly ever needed
+        from btw_backup.keepers.chunks import Chunks  # noqa: PLC0415 - it loads us
+
+        chunks_healing.heal(writer, Chunks().find(run.place), lost)
 
 
 def _write_stream(source: Source, writer: ChunkWriter, latest: Backup | None, temporary: Path) -> tuple[Produced, bool]:

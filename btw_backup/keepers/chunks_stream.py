@@ -75,7 +75,7 @@ def _former(writer: ChunkWriter, latest: Backup | None) -> Former | None:
     if latest is None:
         return None
     try:
-        return Former(writer.store, _member(latest), frozenset(manifest.end_of(latest.path).wasteful))
+        return Former(writer.store, member_of(latest), frozenset(manifest.end_of(latest.path).wasteful))
     except (Damaged, FileNotFoundError) as error:
         debug(f"cannot build on {latest.address}: {error}")
         return None
@@ -84,7 +84,7 @@ def _former(writer: ChunkWriter, latest: Backup | None) -> Former | None:
 def is_whole(store: ChunkStore, backup: Backup) -> bool:
     """Whether the store has all chunks of the stream `backup`, so far as their headers tell; they count as used."""
     try:
-        found = _member(backup)
+        found = member_of(backup)
     except (Damaged, FileNotFoundError):
         return False
     ends: dict[str, int] = {}
@@ -96,7 +96,7 @@ def is_whole(store: ChunkStore, backup: Backup) -> bool:
 @contextmanager
 def opened(store: ChunkStore, backup: Backup) -> Iterator[BinaryIO]:
     """The stream `backup`, every chunk of it proved. Reading it raises `Damaged`."""
-    contents = Contents(store, [_member(backup)])
+    contents = Contents(store, [member_of(backup)])
     try:
         _, pieces = next(iter(contents))
         yield cast(BinaryIO, io.BufferedReader(_Outgoing(pieces, backup), _BLOCK))
@@ -104,7 +104,7 @@ def opened(store: ChunkStore, backup: Backup) -> Iterator[BinaryIO]:
         contents.close()
 
 
-def _member(backup: Backup) -> Member:
+def member_of(backup: Backup) -> Member:
     """The only entry of the manifest of a stream. Raises `Damaged` if that is not what was written."""
     found: Member | None = None
     with manifest.opened(backup.path) as lines:
