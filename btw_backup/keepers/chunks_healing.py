@@ -57,22 +57,20 @@ def _heal(writer: ChunkWriter, member: Member, lost: Collection[str]) -> None:
 
 def _known(store: ChunkStore, member: Member, lost: Collection[str]) -> Iterator[Piece]:
     """What is known of the `lost` chunks from parts of the stream `member` that are in the store as they are."""
-    extents, at = iter(member.extents), 0
+    extents = iter(member.extents)
     name, offset, left = "", 0, 0
     for sha256, length in member.pieces:
-        pieces = []
+        at, places = 0, []
         while at < length:
             if not left:
                 name, offset, left = next(extents, ("", 0, length - at))
             count = min(left, length - at)
             if name in lost and offset + count <= LARGEST:
-                pieces.append((name, offset, at, count))
+                places.append((name, offset, slice(at, at + count)))
             at, offset, left = at + count, offset + count, left - count
-        at = 0
-        content = _content(store, sha256) if pieces else b""
-        for name_, offset_, begin, count in pieces:
-            if len(content) == length:
-                yield name_, offset_, memoryview(content)[begin : begin + count]
+        content = memoryview(_content(store, sha256) if places else b"")
+        if len(content) == length:
+            yield from ((chunk, begin, content[part]) for chunk, begin, part in places)
 
 
 def _content(store: ChunkStore, name: str) -> bytes:

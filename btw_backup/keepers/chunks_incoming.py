@@ -5,7 +5,8 @@ new in it is packed with what else is new near by, and the rest of it is where i
 extents a part. That must not cost more than it saves:
 
 - A part of which less than half is found is stored whole; so is one that would be in more than 512 places, and at last
-  every one, when the stream is in 100,000 places that are no whole parts: the entry has 12 MB then, and we 30 MB.
+  every one, when the stream is in 100,000 places that are no whole parts, or has as many parts, which are 200 GB: the
+  entry has 24 MB then, and we 50 MB.
 - A pack has at most what is new in 32 MiB of the stream, or 4 MiB. So whoever reads it needs few packs at a time; and
   a stream of 100 GB that changed a little everywhere gets 3,200 packs, where it would get 50,000 whole parts.
 - A chunk of which the backup uses less than half is avoided by the next one: what it needs of it is stored anew.
@@ -29,7 +30,7 @@ _UNDECIDED = 2
 
 _NEAR_BY = 32 << 20
 _MOST_IN_A_PART, _MOST = 512, 100_000
-"""Extents of parts that are not whole, and their parts."""
+"""Extents of a part that is not whole, and of all of them; and parts, among which such may be."""
 
 
 @dataclass(slots=True)
@@ -133,7 +134,8 @@ class Incoming:
         self.parts.append((name, len(part)))
         is_whole = [extent for _, _, extent in stretches] == [(name, 0, len(part))]
         count = 0 if is_whole else len(stretches) + 1
-        if count > _MOST_IN_A_PART or self._places + count > _MOST or not stretches:
+        is_full = count > _MOST_IN_A_PART or max(self._places + count, len(self.parts)) > _MOST
+        if not stretches or (is_full and not is_whole):
             self._waiting.append(_Place(self._writer.put([part])))
         else:
             self._places += count

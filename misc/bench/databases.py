@@ -78,6 +78,9 @@ CONTENDERS = (
 LIMITS = (("btw-backup chunks", "first", 1.10, "pg_dump | zstd", "first"),)
 """As in `contenders.LIMITS`."""
 
+ADDED_LIMIT = 0.33
+"""What the transactions add to ours, at most how many times what they add to that of any other."""
+
 
 @contextmanager
 def server(folder: Path) -> Iterator[dict[str, str]]:
@@ -151,7 +154,8 @@ class DatabaseBench:
         self.processor[contender.name, scenario].append(measured.processor)
         self.sizes[contender.name, scenario] = size_of(environment["STORE"])
         self.memory[contender.name] = max(self.memory[contender.name], measured.memory)
-        print(f"{scenario:20} {contender.name:20} {measured.seconds:8.2f} s", file=sys.stderr, flush=True)
+        told = f"{measured.seconds:8.2f} s ({measured.processor:6.2f}) {self.sizes[contender.name, scenario] / 1e6:8.2f} MB"
+        print(f"{scenario:20} {contender.name:20} {told}", file=sys.stderr, flush=True)
 
     def round(self) -> None:
         """All contenders, one scenario after the other; what comes back has to be a dump."""
@@ -204,8 +208,8 @@ class DatabaseBench:
         for name, size in added.items():
             if "btw-backup chunks" in added and name.startswith(("restic", "borg")):
                 ratio = added["btw-backup chunks"] / size
-                held.append(ratio <= 1)
-                print(f"{'PASS' if held[-1] else 'FAIL'}  btw-backup chunks adds {ratio:.2f} <= 1 x {name}")
+                held.append(ratio <= ADDED_LIMIT)
+                print(f"{'PASS' if held[-1] else 'FAIL'}  btw-backup chunks adds {ratio:.2f} <= {ADDED_LIMIT} x {name}")
         return all(held)
 
 
