@@ -68,7 +68,7 @@ def _listed(backup: Backup, stack: ExitStack) -> Iterator[_Seen]:
 
     opened = stack.enter_context(manifest.opened(backup.path))
     for member, _ in opened:
-        where = member.sha256 or member.extents
+        where = member.pieces
         content = (member.kind, member.size, member.target, member.raw_target, member.device, member.parts, where)
         metadata = (member.mode, member.uid, member.gid, member.mtime, member.xattrs)
         yield _Seen(manifest.key_of(member.key), member.key, content, metadata)

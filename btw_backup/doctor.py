@@ -77,11 +77,11 @@ def _program(program: str, purpose: str, needed: bool) -> Finding:
 
 
 def _clients(needed: bool) -> Finding:
-    from btw_backup.sources import postgres_server  # noqa: PLC0415 - psycopg takes 0.1 s to load
+    from btw_backup.sources import postgres_client  # noqa: PLC0415 - not every patient has databases
 
     what = "PostgreSQL clients"
     try:
-        found = postgres_server.installed()
+        found = postgres_client.installed()
     except FatalUserError as error:
         return _lacking(what, "databases", needed, error)
     return Finding(OK, what, ", ".join(f"{client} in {client.folder}" for client in found))

@@ -136,6 +136,6 @@ def _in_manifest(backup: Backup, matches: Matches, literal: bytes) -> Iterator[O
             path, kind = member.key, member.kind
             if matches(path, kind == "folder"):
                 target = lines.target_of(member)
-                content = member.sha256 or member.extents
+                content = member.pieces
                 known = hash((kind, member.size, target, member.device, member.parts, content))
                 yield Occurrence(backup, path, kind, member.size, member.mtime, known, target)

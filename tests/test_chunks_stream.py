@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +16,14 @@ from btw_backup.errors import Damaged, ProgramFailed
 from btw_backup.jobs import Job
 from btw_backup.keepers import Kept, Place
 from btw_backup.keepers.chunks import Chunks
+from btw_backup.mounting.content import ChunkCache, OpenFile
 from btw_backup.records import Backup
+from btw_backup.scrub.judgement import judged
 from btw_backup.sources import Produced
-from btw_backup.store import chunker
+from btw_backup.store import chunker, manifest
+from btw_backup.store.chunks import ChunkStore
+from btw_backup.store.collect import collect
+from btw_backup.store.manifest import Member
 from btw_backup.store.uses import chunks_of
 
 MIB = 1 << 20
@@ -141,6 +147,124 @@ def test_an_insertion_costs_little(kit: Kit, content: bytes) -> None:
     assert [kit.read(backup) for backup in kit.backups] == [content, changed]
 
 
+def edited(content: bytes, count: int, seed: int) -> bytes:
+    """With so many small changes all over it."""
+    chance = random.Random(seed)
+    changed = bytearray(content)
+    for _ in range(count):
+        at = chance.randrange(len(changed))
+        changed[at : at + chance.randrange(50)] = chance.randbytes(chance.randrange(50))
+    return bytes(changed)
+
+
+def member_of(backup: Backup) -> Member:
+    with manifest.opened(backup.path) as opened:
+        ((member, _),) = opened
+        return member
+
+
+def test_small_changes_all_over_cost_what_they_are(kit: Kit, content: bytes) -> None:
+    first = kit.keep(Pieces(content))
+    changed = edited(content, 200, 1)
+    second = kit.keep(Pieces(changed))
+    assert first.backup and second.backup and second.backup.record
+    assert second.backup.record.stored < 30_000
+    one, two = kit.backups
+    assert kit.read(one) == content and kit.read(two) == changed
+    member = member_of(two)
+    assert member_of(one).segments == () and len(member.segments) > 5 and len(member.extents) > 200
+    assert kit.keep(Pieces(changed)).backup is None, "it is the same, although it lies in many places"
+
+
+def test_back_to_what_was_there_before(kit: Kit, content: bytes) -> None:
+    changed = edited(content, 20, 1)
+    for one in (content, changed, content, changed):
+        assert kit.keep(Pieces(one)).backup
+    records = [backup.record for backup in kit.backups]
+    assert all(records) and len({record.content for record in records if record}) == 2
+    assert all(record.stored < 20_000 for record in records[1:] if record)
+    first, second, third, fourth = map(member_of, kit.backups)
+    assert first.extents == third.extents and second.pieces == fourth.pieces
+    assert [kit.read(backup) for backup in kit.backups] == [content, changed, content, changed]
+
+
+def test_many_generations_each_whole_by_itself(kit: Kit, content: bytes) -> None:
+    """Any of them can go, and what it needed alone goes with it."""
+    states = [content[: 6 * MIB]]
+    for seed in range(7):
+        states.append(edited(states[-1], 30, seed))
+    for state in states:
+        assert kit.keep(Pieces(state)).backup
+    root = kit.place.folder.parent
+    gone, backups = [0, 1, 4, 7], kit.backups
+    for number in gone:
+        backups[number].path.rename(root / f"{number}.away")
+    swept = collect(root, lambda path: None, grace=0, now=time.time() + 10, forgotten=(), wait=1)
+    assert swept.chunks
+    for number in gone:
+        (root / f"{number}.away").unlink()
+    left = [number for number in range(len(states)) if number not in gone]
+    assert [kit.read(backups[number]) == states[number] for number in left] == [True] * len(left)
+    needed = {name for number in left for name in chunks_of(backups[number].path)}
+    assert needed == {path.stem for path in kit.chunks()}
+
+
+def test_what_is_hardly_used_any_more_is_kept_anew(kit: Kit, content: bytes) -> None:
+    """Else a backup would be all over chunks of which it needs next to nothing."""
+    part = content[: 3 * MIB]
+    kit.keep(Pieces(part))
+    kept = part[: MIB // 2] + content[3 * MIB : 5 * MIB]
+    kit.keep(Pieces(kept))
+    kit.keep(Pieces(kept + b"."))
+    one, *_, last = kit.backups
+    assert kit.read(last) == kept + b"."
+    used = {name: 0 for name, _, _ in member_of(last).extents}
+    for name, _, length in member_of(last).extents:
+        used[name] += length
+    store = ChunkStore(kit.place.folder.parent)
+    assert all(2 * count >= store.length(name) for name, count in used.items())
+    assert kit.read(one) == part
+
+
+def test_what_is_new_is_packed_together(kit: Kit, content: bytes) -> None:
+    """However many parts it is in; and so many changes that less than half is the same, make it a new part."""
+    kit.keep(Pieces(content))
+    before = kit.chunks()
+    kit.keep(Pieces(edited(content, 100, 3)))
+    assert len(kit.chunks() - before) == 1
+    before = kit.chunks()
+    torn = bytearray(content)
+    torn[::500] = bytes(len(torn[::500]))
+    kit.keep(Pieces(bytes(torn)))
+    extents = member_of(kit.backups[-1]).extents
+    assert len(extents) == len(kit.chunks() - before) and all(offset == 0 for _, offset, _ in extents)
+
+
+def test_a_damaged_chunk_of_an_older_backup_is_not_built_on(kit: Kit, content: bytes) -> None:
+    kit.keep(Pieces(content))
+    path = max(kit.chunks(), key=lambda path: path.stat().st_size)
+    frame = bytearray(path.read_bytes())
+    frame[len(frame) // 2] ^= 1
+    path.write_bytes(frame)
+    changed = edited(content, 50, 4)
+    kit.keep(Pieces(changed))
+    assert path.stem not in set(chunks_of(kit.backups[-1].path))
+    assert kit.read(kit.backups[-1]) == changed
+
+
+def test_any_place_of_a_scattered_stream_can_be_read(kit: Kit, content: bytes) -> None:
+    """As a mounted backup is."""
+    kit.keep(Pieces(content))
+    changed = edited(content, 300, 5)
+    kit.keep(Pieces(changed))
+    file = OpenFile(member_of(kit.backups[-1]), ChunkCache(ChunkStore(kit.place.folder.parent)))
+    chance = random.Random(6)
+    for _ in range(300):
+        at, size = chance.randrange(len(changed)), chance.randrange(200_000)
+        assert file.read(at, size) == changed[at : at + size]
+    assert file.read(0, len(changed)) == changed
+
+
 def test_a_stream_that_fails_half_way_leaves_nothing(kit: Kit, content: bytes) -> None:
     with pytest.raises(ProgramFailed, match="it failed"):
         kit.keep(Pieces(content, good=170))
@@ -155,6 +279,37 @@ def test_what_is_gone_from_the_store_is_kept_anew(kit: Kit, content: bytes) -> N
         kit.read(kit.backups[0])
     assert kit.keep(Pieces(content)).backup is not None
     assert [kit.read(backup) for backup in kit.backups] == [content, content]
+
+
+def test_what_is_gone_of_a_scattered_stream_is_kept_anew(kit: Kit, content: bytes) -> None:
+    changed = edited(content, 50, 7)
+    for one in (content, changed):
+        kit.keep(Pieces(one))
+    needed = set(chunks_of(kit.backups[-1].path))
+    for gone in (min, max):
+        gone((path for path in kit.chunks() if path.stem in needed), key=lambda path: path.stat().st_size).unlink()
+    with pytest.raises(Damaged):
+        kit.read(kit.backups[-1])
+    assert kit.keep(Pieces(changed)).backup is not None
+    assert kit.read(kit.backups[-1]) == changed
+
+
+@pytest.mark.parametrize("which", ["pack", "part"])
+def test_a_scattered_stream_heals_with_the_next_backup_of_the_same_content(
+    kit: Kit, content: bytes, which: str
+) -> None:
+    changed = edited(content, 50, 7)
+    for one in (content, changed):
+        kit.keep(Pieces(one))
+    path = (min if which == "pack" else max)(kit.chunks(), key=lambda path: path.stat().st_size)
+    frame = bytearray(path.read_bytes())
+    frame[len(frame) // 3] ^= 1
+    path.write_bytes(frame)
+    (found,) = judged(kit.place.folder.parent, [path.stem], "test", 1)
+    assert len(found.backups) == (1 if which == "pack" else 2) and not path.exists()
+    assert kit.keep(Pieces(changed)).backup
+    assert path.exists()
+    assert [kit.read(backup) for backup in kit.backups] == [content, changed, changed]
 
 
 def damages() -> Iterator[tuple[str, int]]:

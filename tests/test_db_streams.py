@@ -4,12 +4,13 @@ import json
 import os
 import re
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from btw_backup.sources.postgres_stream import timeless
+from btw_backup.sources.postgres_stream import timeless, versions
 from tests.conftest import Installation, peak_memory
 from tests.servers import Postgres, any_postgres, filled, postgres, shop
 
@@ -84,6 +85,30 @@ def test_x2_what_others_do_meanwhile_is_no_change(btw: Installation, any_postgre
         finally:
             guest.kill()
             guest.communicate()
+
+
+def test_with_one_client_there_is_nothing_to_ask_before(btw: Installation, shop: Postgres) -> None:
+    """Nor is psycopg loaded, which takes longer than a small dump; who cannot be reached is asked, to say why."""
+    choose(btw, "chunks")
+    code = "import sys; from btw_backup.cli import main; status = main(); print('psycopg' in sys.modules); sys.exit(status)"
+    command = [sys.executable, "-c", code, "--config-dir", btw.config_dir, "db"]
+    environment = {**os.environ, **shop.env, **shop.clients, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    asked = []
+    for name, status in (("shop", 0), ("nix", 1)):
+        ended = subprocess.run([*command, name, name], env=environment, capture_output=True, text=True, check=False)
+        assert ended.returncode == status
+        asked.append(ended.stdout.strip())
+    assert asked == ["False", "True"]
+    assert (
+        "cannot reach the database nix: connection to server" in ended.stderr
+        and 'database "nix" does not' in ended.stderr
+    )
+    (record,) = (btw.root / "shop" / ".records").glob("*.json")
+    version = shop.sql("SHOW server_version")
+    assert (
+        json.loads(record.read_text())["programs"].items()
+        >= {"pg_dump": version.split()[0], "postgresql": version}.items()
+    )
 
 
 def test_globals(btw: Installation, any_postgres: Postgres) -> None:
@@ -190,4 +215,8 @@ def test_the_time_alone_is_changed(any_postgres: Postgres, tmp_path: Path) -> No
     assert "created at 2000-01-01 00:00:00" in after
     assert re.sub("created at .*", "", before) == re.sub("created at .*", "", after)
     assert timeless(changed) == changed and timeless(b"PGDMP" + bytes(100)) == b"PGDMP" + bytes(100)
+    version = any_postgres.sql("SHOW server_version")
+    assert versions(dump[:512]) == {"pg_dump": version.split()[0], "postgresql": version}
+    assert all(versions(dump[:length]) == {} for length in range(0, 70, 3)), "it is cut"
+    assert versions(b"PGDMP" + bytes(600)) == versions(b"x" * 600) == {}
     assert timeless(b"") == b"" and timeless(dump[:20])[:11] == dump[:11]

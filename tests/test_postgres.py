@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 from btw_backup.errors import FatalUserError, ImproperlyConfigured, ProgramFailed, WouldOverwrite
-from btw_backup.sources import Produced, postgres_digest, postgres_server
+from btw_backup.sources import Produced, postgres_client, postgres_digest, postgres_server
 from btw_backup.sources.postgres import Database, Globals, safe_name
+from btw_backup.sources.postgres_client import Client, suitable
 from btw_backup.sources.postgres_restore import restore_database
-from btw_backup.sources.postgres_server import Client, suitable
 from tests.conftest import PATIENCE, random_bytes
 from tests.servers import Postgres, any_postgres, filled, postgres, programs_of_all_versions, shop
 
@@ -39,7 +40,7 @@ def forget() -> None:
     """What is looked up once in a run."""
     from btw_backup import process
 
-    postgres_server.installed.cache_clear()
+    postgres_client.installed.cache_clear()
 
 
 def use(server: Postgres, monkeypatch: pytest.MonkeyPatch) -> str:
@@ -267,7 +268,7 @@ def test_b12_a_newer_clients_dump_does_not_go_back(shop: Postgres, tmp_path: Pat
 
 
 def test_installed_finds_debians_and_says_their_versions() -> None:
-    found = postgres_server.installed()
+    found = postgres_client.installed()
     assert found and str(found[-1]) == re.search(r"[\d.]+", programs_of_all_versions_printed())[0]  # type: ignore[index]
     assert found[-1].program("pg_restore").startswith("/usr/lib/postgresql/")
 
@@ -305,6 +306,12 @@ def test_a_name_cannot_become_a_connection(monkeypatch: pytest.MonkeyPatch) -> N
     assert "dbname=mine" in postgres_server.reaching("")
 
 
+@pytest.mark.parametrize("name", ["shop", "a b", "host=evil", "it's", "\\", "'", "dbname=x host=y", "a\nb", "50%", "☃"])
+def test_a_conninfo_without_psycopg_says_the_same(name: str) -> None:
+    said = [conninfo_to_dict(text) for text in (postgres_client.conninfo_of(name), postgres_server.reaching("", name))]
+    assert said[0] == said[1] and said[0]["dbname"] == name
+
+
 def test_time_limits_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "connect_timeout=10" in postgres_server.reaching("")
     assert "connect_timeout=3" in postgres_server.reaching("connect_timeout=3")
@@ -313,9 +320,9 @@ def test_time_limits_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_only_libpqs_variables_reach_the_clients(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("PGHOST", "PGPASSFILE", "PGSERVICE", "PGPASSWORD", "PGDATA", "AWS_SECRET_ACCESS_KEY"):
+    for name in ("PGHOST", "PGPASSFILE", "PGSERVICE", "PGPASSWORD", "PGDATA", "PG_COLOR", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "x")
-    assert set(postgres_server.environment()) == {"PGHOST", "PGPASSFILE", "PGSERVICE", "PGPASSWORD"}
+    assert set(postgres_client.environment()) == {"PGHOST", "PGPASSFILE", "PGSERVICE", "PGPASSWORD"}
 
 
 # restore

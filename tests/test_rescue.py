@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import random
 import re
 import shutil
 import struct
@@ -126,6 +127,22 @@ def test_a_stream(tmp_path: Path) -> None:
     rescue_from(root, "--root", root, "db/shop", tmp_path / "again", script=script, status=5)
     assert (tmp_path / "again.damaged").read_bytes() == content[0] + bytes(3)
     assert not (tmp_path / "again").exists()
+
+
+def test_a_stream_that_lies_in_many_places(btw: Installation, tmp_path: Path) -> None:
+    source, content = tmp_path / "source", bytearray(random.Random(1).randbytes(6 << 20))
+    btw("command-init", "--type", "chunks", "noise", "--", "cat", source)
+    states = []
+    for _ in range(3):
+        source.write_bytes(content)
+        btw("command", "noise", "n")
+        states.append(bytes(content))
+        del content[::100_000]
+    stamps = [row["stamp"] for row in json.loads(btw("list", "n", "--json").out)]
+    for stamp, state in zip(stamps, states, strict=True):
+        rescue_from(btw.root, f"n@{stamp}", tmp_path / stamp)
+        assert (tmp_path / stamp).read_bytes() == state
+    assert len(list((btw.root / ".store" / "chunks").rglob("*.zst"))) <= 10
 
 
 @pytest.mark.parametrize("how", ["flipped", "cut", "missing", "swapped"])

@@ -26,7 +26,7 @@ from btw_backup.store.entry import entry_of
 from btw_backup.store.index import Index
 from btw_backup.store.manifest import End, Header, ManifestWriter, Member, key_of
 from btw_backup.store.packing import SIZE, Packed, Packer
-from btw_backup.store.reader import AHEAD, KEPT, Contents
+from btw_backup.store.reader import AHEAD, KEPT, MOST, Contents
 from btw_backup.store.writer import ChunkWriter, writing
 from tests.conftest import random_bytes
 
@@ -600,13 +600,24 @@ def test_little_is_read_ahead_and_nothing_in_vain(store: ChunkStore, monkeypatch
     reader = Contents(store, [large, member("after")])
     for taken, _ in enumerate(next(iter(reader))[1], 1):
         assert len(count) <= taken + AHEAD
-        assert len(reader._chunks) <= AHEAD + KEPT + 1
+        assert len(reader._chunks) <= MOST
     reader.close()
     count.clear()
     reader = Contents(store, [large, member("after")])
     assert [one.path for one, _ in reader] == ["large", "after"]
     reader.close()
     assert len(count) <= AHEAD
+
+
+def test_few_bytes_stay_in_memory(store: ChunkStore) -> None:
+    stored = put(store, *(bytes([n]) * (8 << 20) for n in range(20)))
+    members = [member(f"{n:02}", size=8 << 20, extents=((name, 0, 8 << 20),)) for n, name in enumerate(stored)]
+    reader = Contents(store, members)
+    for number, (_, content) in enumerate(reader):
+        if number % 2:
+            assert b"".join(content) == bytes([number]) * (8 << 20)
+        assert sum(chunk.size for chunk in reader._chunks.values()) <= KEPT + (AHEAD + 2) * (8 << 20)
+    reader.close()
 
 
 def test_one_bad_chunk_spoils_only_what_is_in_it(store: ChunkStore) -> None:

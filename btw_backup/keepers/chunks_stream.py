@@ -1,16 +1,14 @@
 """A stream in the chunk store: cut while it comes, stored on all cores, read back ahead of who takes it.
 
 Memory: a buffer of 12 MiB that is cut, those before it of which chunks are still being stored (at most 6 on 2 cores),
-and 200 bytes for each chunk of 2 MiB that the stream has.
+300 bytes for each part of 2 MiB that the stream has, and what `store.former` needs.
 """
 
 import hashlib
 import io
 import os
 import time
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,63 +16,34 @@ from typing import BinaryIO, cast
 
 from btw_backup import files, progress
 from btw_backup.errors import TRY_ANOTHER, Damaged
-from btw_backup.progress import Advance
+from btw_backup.keepers.chunks_incoming import Incoming
+from btw_backup.log import debug
 from btw_backup.records import Backup
 from btw_backup.sources import Produced, Source
 from btw_backup.store import manifest
-from btw_backup.store.chunker import Cutter
 from btw_backup.store.chunks import ChunkStore
 from btw_backup.store.entry import entry_of
-from btw_backup.store.manifest import Extent, Header, ManifestWriter, Member
+from btw_backup.store.former import Former
+from btw_backup.store.manifest import Header, ManifestWriter, Member
 from btw_backup.store.reader import Contents
-from btw_backup.store.writer import ChunkWriter, Stored
+from btw_backup.store.writer import ChunkWriter
 
 _BLOCK = 1 << 20
 
 
-class _Incoming:
-    """A writable that puts into the store what is written to it. `extents` are then where it is, `size` its length."""
+def write(source: Source, writer: ChunkWriter, latest: Backup | None, temporary: Path) -> Produced:
+    """Store what `source` produces, and write the manifest to `temporary`, onto the disk; nothing is published yet.
 
-    def __init__(self, writer: ChunkWriter, advance: Advance) -> None:
-        self._writer = writer
-        self._advance = advance
-        self._cutter = Cutter(self._put)
-        self._waiting: deque[Future[Stored]] = deque()
-        self.extents: list[Extent] = []
-        self.size = 0
-
-    def write(self, data: bytes | memoryview) -> int:
-        """Take `data`, all of it."""
-        self._advance(len(data))
-        self.size += len(data)
-        return self._cutter.write(data)
-
-    def close(self) -> None:
-        """Store what is left, and wait for all of it."""
-        self._cutter.close()
-        while self._waiting:
-            self._settle()
-
-    def _put(self, chunk: memoryview) -> None:
-        self._waiting.append(self._writer.put([chunk]))
-        while self._waiting and self._waiting[0].done():
-            self._settle()
-        if self._writer.is_full:
-            self._writer.publish()
-
-    def _settle(self) -> None:
-        stored = self._waiting.popleft().result()
-        self.extents.append((stored.name, 0, stored.length))
-
-
-def write(source: Source, writer: ChunkWriter, temporary: Path) -> Produced:
-    """Store what `source` produces, and write the manifest to `temporary`, onto the disk; nothing is published yet."""
+    Of what `latest` has, only the differences are stored.
+    """
     began = time.time_ns()
     with progress.shown(f"reading {source.name}", None) as advance:
-        incoming = _Incoming(writer, advance)
-        produced = source.produce(cast(BinaryIO, incoming))
-        incoming.close()
-    extents = tuple(incoming.extents)
+        incoming = Incoming(writer, _former(writer, latest), advance)
+        try:
+            produced = source.produce(cast(BinaryIO, incoming))
+            incoming.close()
+        finally:
+            incoming.stop()
     member = Member(
         path=source.file_name,
         kind="file",
@@ -84,30 +53,50 @@ def write(source: Source, writer: ChunkWriter, temporary: Path) -> Produced:
         mtime=began,
         ctime=began,
         size=incoming.size,
-        extents=extents,
+        extents=tuple(incoming.extents),
+        segments=tuple(incoming.parts[: incoming.scattered]),
     )
     with files.create(temporary) as out:
         lines = ManifestWriter(out, Header(manifest.FORMAT, source.kind, source.name, began))
         lines.add(member)
-        sha256, _ = lines.end(())
+        sha256, _ = lines.end(incoming.wasteful(writer.store.length))
         os.fsync(out.fileno())
-    content = produced.content or hashlib.sha256(repr(extents).encode()).hexdigest()
+    content = produced.content or _content_of(incoming.parts)
     return replace(produced, length=incoming.size, sha256=sha256, content=content)
+
+
+def _content_of(parts: Iterable[tuple[str, int]]) -> str:
+    """A digest of the stream, whatever chunks its parts are in: that of the extents, if each were one."""
+    return hashlib.sha256(repr(tuple((name, 0, length) for name, length in parts)).encode()).hexdigest()
+
+
+def _former(writer: ChunkWriter, latest: Backup | None) -> Former | None:
+    """The stream `latest`, to be compared with, if it is fit to be built on."""
+    if latest is None:
+        return None
+    try:
+        return Former(writer.store, member_of(latest), frozenset(manifest.end_of(latest.path).wasteful))
+    except (Damaged, FileNotFoundError) as error:
+        debug(f"cannot build on {latest.address}: {error}")
+        return None
 
 
 def is_whole(store: ChunkStore, backup: Backup) -> bool:
     """Whether the store has all chunks of the stream `backup`, so far as their headers tell; they count as used."""
     try:
-        found = _member(backup)
+        found = member_of(backup)
     except (Damaged, FileNotFoundError):
         return False
-    return all(store.reuse_whole(name, length) for name, _, length in found.extents)
+    ends: dict[str, int] = {}
+    for name, offset, length in found.extents:
+        ends[name] = max(offset + length, ends.get(name, 0))
+    return all(store.reuse_whole(name) and store.length(name) >= end for name, end in ends.items())
 
 
 @contextmanager
 def opened(store: ChunkStore, backup: Backup) -> Iterator[BinaryIO]:
     """The stream `backup`, every chunk of it proved. Reading it raises `Damaged`."""
-    contents = Contents(store, [_member(backup)])
+    contents = Contents(store, [member_of(backup)])
     try:
         _, pieces = next(iter(contents))
         yield cast(BinaryIO, io.BufferedReader(_Outgoing(pieces, backup), _BLOCK))
@@ -115,7 +104,7 @@ def opened(store: ChunkStore, backup: Backup) -> Iterator[BinaryIO]:
         contents.close()
 
 
-def _member(backup: Backup) -> Member:
+def member_of(backup: Backup) -> Member:
     """The only entry of the manifest of a stream. Raises `Damaged` if that is not what was written."""
     found: Member | None = None
     with manifest.opened(backup.path) as lines:

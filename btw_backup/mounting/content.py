@@ -17,8 +17,11 @@ from btw_backup.store.manifest import Member
 AHEAD = 4
 """Chunks that are read before they are asked for, when a file is read from its beginning to its end."""
 
-KEPT = 16
-"""Chunks that stay in memory: of 2 to 4 MiB mostly, of 9 MiB at most."""
+KEPT = 48 << 20
+"""Bytes of chunks that stay in memory, besides those that are being read."""
+
+_MOST = 250
+"""Chunks that stay, however small they are."""
 
 
 class ChunkCache:
@@ -40,10 +43,17 @@ class ChunkCache:
             found = self._chunks.get(name)
             if found is None or (found.done() and found.exception() is not None):  # it may have been mended since
                 found = self._chunks[name] = self._pool.submit(self._store.read, name)
-                if len(self._chunks) > KEPT:
-                    self._chunks.popitem(last=False)
+                self._let_go()
             self._chunks.move_to_end(name)
             return found
+
+    def _let_go(self) -> None:
+        """Let go of the chunks that were not asked for longest, if there are too many."""
+        sizes = {name: len(chunk.result()) for name, chunk in self._chunks.items() if _is_read(chunk)}
+        kept = sum(sizes.values())
+        while self._chunks and (kept > KEPT or len(self._chunks) > _MOST):
+            name, _ = self._chunks.popitem(last=False)
+            kept -= sizes.get(name, 0)
 
     def read(self, name: str) -> bytes:
         """The content of the chunk `name`. Raises `Damaged`."""
@@ -111,6 +121,10 @@ class OpenFile:
             for name, _, _ in self._extents[number : number + 1 + AHEAD]:
                 self._chunks.ask(name)
         self._last = number
+
+
+def _is_read(chunk: "Future[bytes]") -> bool:
+    return chunk.done() and chunk.exception() is None
 
 
 def _sums(lengths: Iterator[int]) -> "array[int]":

@@ -4,14 +4,14 @@ import bz2
 import hashlib
 import urllib.parse
 from collections.abc import Mapping
-from typing import BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 from btw_backup import process
-from btw_backup.errors import Damaged
+from btw_backup.errors import Damaged, ProgramFailed
 from btw_backup.jobs import GLOBALS
-from btw_backup.sources import OpenStream, Produced, postgres_stream
+from btw_backup.sources import OpenStream, Produced, postgres_client, postgres_stream
 from btw_backup.sources import postgres_digest as digests
-from btw_backup.sources import postgres_server as servers
+from btw_backup.sources.postgres_client import Client
 from btw_backup.sources.postgres_dump import (
     contents,
     digest_of_bytes,
@@ -21,7 +21,9 @@ from btw_backup.sources.postgres_dump import (
     spooled,
     write_all,
 )
-from btw_backup.sources.postgres_server import Client, Server
+
+if TYPE_CHECKING:
+    from btw_backup.sources.postgres_server import Server
 
 LOCK_TIMEOUT = "--lock-wait-timeout=600000"
 """Milliseconds: pg_dump would wait for ever for a table that somebody has locked exclusively."""
@@ -44,9 +46,17 @@ class _Postgres:
         self._database = database
         self._known: tuple[Server, Client] | None = None
 
-    def ask(self) -> tuple[Server, Client]:
+    def unasked(self) -> tuple[str, Client] | None:
+        """A conninfo, and the client, if there is nothing to ask the server for: the environment leads to it, and there
+        is but one client. Asking takes 0.3 s."""
+        client = postgres_client.only_one() if self._database and not self._connection else None
+        return (postgres_client.conninfo_of(self._database), client) if client else None
+
+    def ask(self) -> "tuple[Server, Client]":
         """The server and the client that suits it. Raises `ProgramFailed` if it does not answer, or none suits."""
         if self._known is None:
+            from btw_backup.sources import postgres_server as servers  # noqa: PLC0415 - psycopg takes 0.1 s to load
+
             server = servers.reach(self._connection, self._database)
             self._known = server, server.client()
         return self._known
@@ -71,22 +81,38 @@ class Database:
         self._plain = plain
         self.file_name = safe_name(name) + ".dump"
         self._postgres = _Postgres(connection, name)
+        self._programs: dict[str, str] = {}
 
     def fingerprint(self) -> None:
-        """None: a database has to be read. Raises `ProgramFailed` if there is none."""
-        self._postgres.ask()
+        """None: a database has to be read. Raises `ProgramFailed` if there is none, or `produce` does."""
+        if not self._plain or self._postgres.unasked() is None:
+            self._postgres.ask()
 
     def produce(self, out: BinaryIO) -> Produced:
         """Dump the database, and have pg_restore read the dump's table of contents."""
-        server, client = self._postgres.ask()
-        command = [client.program("pg_dump"), "--format=custom", LOCK_TIMEOUT, f"--dbname={server.conninfo}"]
         if self._plain:
-            postgres_stream.dump(client, [*command, "--compress=0"], f"the dump of the database {self.name}", out)
+            self._programs = self._streamed(out)
             return Produced(0, "", "")
+        server, client = self._postgres.ask()
         with file_behind(out) as dump:
-            servers.run(command, f"the dump of the database {self.name}", stdout=dump)
+            command = _command(client, server.conninfo)
+            postgres_client.run(command, f"the dump of the database {self.name}", stdout=dump)
             contents(dump, client, f"the check of the dump of the database {self.name}")
             return Produced(*digest_of_bytes(dump), self._content(dump, client))
+
+    def _streamed(self, out: BinaryIO) -> dict[str, str]:
+        """Dump the database to `out`; the versions that the dump tells. What a server says of itself is clearer than
+        what pg_dump says of it."""
+        unasked, what = self._postgres.unasked(), f"the dump of the database {self.name}"
+        if unasked is None:
+            server, client = self._postgres.ask()
+            return postgres_stream.dump(client, [*_command(client, server.conninfo), "--compress=0"], what, out)
+        conninfo, client = unasked
+        try:
+            return postgres_stream.dump(client, [*_command(client, conninfo), "--compress=0"], what, out)
+        except ProgramFailed:
+            self._postgres.ask()
+            raise
 
     def content_of(self, stream: BinaryIO) -> str:
         """The digest of the SQL that the dump stands for, with the properties of the database."""
@@ -95,7 +121,10 @@ class Database:
 
     def holds_the_same(self, old: OpenStream, new: OpenStream) -> bool:
         """Whether two dumps stand for the same SQL; looked into only if nothing but the numbers of entries differs."""
-        if not self._plain or not postgres_stream.only_renumbered(old, new, self._postgres.ask()[1]):
+        if not self._plain:
+            return False
+        unasked = self._postgres.unasked()
+        if not postgres_stream.only_renumbered(old, new, unasked[1] if unasked else self._postgres.ask()[1]):
             return False
         with old() as before, new() as after:
             return self.content_of(before) == self.content_of(after)
@@ -107,7 +136,11 @@ class Database:
 
     def programs(self) -> Mapping[str, str]:
         """The versions of pg_dump and of the server."""
-        return self._postgres.programs("pg_dump")
+        return self._programs or self._postgres.programs("pg_dump")
+
+
+def _command(client: Client, conninfo: str) -> list[str]:
+    return [client.program("pg_dump"), "--format=custom", LOCK_TIMEOUT, f"--dbname={conninfo}"]
 
 
 class Globals:
@@ -130,9 +163,9 @@ class Globals:
         server, client = self._postgres.ask()
         packed = _Packed(out, _AsItIs() if self._plain else bz2.BZ2Compressor())
         command = [client.program("pg_dumpall"), "--globals-only", LOCK_TIMEOUT, f"--dbname={server.conninfo}"]
-        with process.started(command, env=servers.environment()) as child:
+        with process.started(command, env=postgres_client.environment()) as child:
             content = digests.of_sql(packed.written(piece) for piece in digests.pieces(child.stdout))
-            servers.check(child, "the dump of the globals")
+            postgres_client.check(child, "the dump of the globals")
         packed.end()
         return Produced(packed.length, packed.digest.hexdigest(), content)
 

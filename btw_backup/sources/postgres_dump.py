@@ -12,8 +12,8 @@ from typing import BinaryIO, cast
 
 from btw_backup import process
 from btw_backup.errors import ProgramFailed
-from btw_backup.sources import postgres_digest, postgres_server
-from btw_backup.sources.postgres_server import Client
+from btw_backup.sources import postgres_client, postgres_digest
+from btw_backup.sources.postgres_client import Client
 
 BLOCK = 1 << 20
 
@@ -26,12 +26,12 @@ def contents(dump: BinaryIO, client: Client, what: str) -> bytes:
 def read(dump: BinaryIO, client: Client, what: str, *options: str) -> bytes:
     """What pg_restore prints of `dump` with `options`. Raises `ProgramFailed`, which blames `what`."""
     dump.seek(0)
-    return postgres_server.run([client.program("pg_restore"), *options], what, stdin=dump)
+    return postgres_client.run([client.program("pg_restore"), *options], what, stdin=dump)
 
 
 def reader_of(dump: BinaryIO, major: int = 0) -> Client:
     """The installed client nearest to a server of the version `major` that can read `dump`. Raises `ProgramFailed`."""
-    *nearer, last = postgres_server.suitable(postgres_server.installed(), major)
+    *nearer, last = postgres_client.suitable(postgres_client.installed(), major)
     for client in nearer:
         try:
             contents(dump, client, "the reading of the dump")
@@ -48,7 +48,7 @@ def digest_of_sql(dump: BinaryIO, client: Client) -> str:
     command = [client.program("pg_restore"), "--create", "--file=-"]
     with process.started(command, stdin=dump) as child:
         digest = postgres_digest.of_sql(postgres_digest.pieces(child.stdout))
-        postgres_server.check(child, "the reading of the dump")
+        postgres_client.check(child, "the reading of the dump")
         return digest
 
 

@@ -14,8 +14,9 @@ from psycopg import Connection, sql
 from btw_backup import log
 from btw_backup.errors import FatalUserError, ProgramFailed, WouldOverwrite
 from btw_backup.sources import postgres_server
+from btw_backup.sources.postgres_client import Client, remedy
 from btw_backup.sources.postgres_dump import read, reader_of, spooled
-from btw_backup.sources.postgres_server import Client, one_line, remedy
+from btw_backup.sources.postgres_server import one_line
 
 _OF_THE_DATABASE = re.compile(rb"\d+; \d+ \d+ (?:(?:COMMENT|ACL|SECURITY LABEL) - )?DATABASE(?: PROPERTIES)? .*")
 """The entries of ``pg_restore --create --list`` that are about the database itself, and not about what is in it."""

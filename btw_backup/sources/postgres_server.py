@@ -1,49 +1,22 @@
-"""A PostgreSQL server: how it is reached, what it holds, and which of the installed clients suits it.
+"""A PostgreSQL server: how it is reached, what it holds, and which client suits it; asked through psycopg.
 
 Passwords come from ``~/.pgpass`` or ``PGPASSWORD``; never from an argument list, which everybody can read.
 """
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
-from typing import BinaryIO
 
 import psycopg
-from psycopg import conninfo, pq
+from psycopg import conninfo
 
-from btw_backup import process
-from btw_backup.errors import FatalUserError, ImproperlyConfigured, MissingProgram, ProgramFailed
-
-FOLDERS = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin")
-"""Where Debian and the packages of postgresql.org put the clients of each version."""
-
-CONNECT_TIMEOUT = "10"
-"""Seconds; a server that does not answer is an error, not a wait."""
-
-KEEPALIVES_IDLE = "60"
-"""Seconds without a word after which the connection is probed: a machine that died takes minutes, not hours."""
+from btw_backup.errors import ImproperlyConfigured, ProgramFailed
+from btw_backup.sources import postgres_client
+from btw_backup.sources.postgres_client import Client
 
 _SECRETS = ("password", "sslpassword", "oauth_client_secret")
-
-
-@dataclass(frozen=True, slots=True)
-class Client:
-    """One installed version of the client programs: their folder, and its major and full version."""
-
-    folder: str
-    version: tuple[int, int]
-
-    def program(self, name: str) -> str:
-        """The path of the program `name`; ``BTW_PG_DUMP=/x`` in the environment wins."""
-        path = f"{self.folder}/{name}"
-        return process.locate(name) if "BTW_" + name.upper() in os.environ or not os.path.exists(path) else path
-
-    def __str__(self) -> str:
-        return ".".join(map(str, self.version))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +34,7 @@ class Server:
 
     def client(self) -> Client:
         """The client that suits this server."""
-        return suitable(installed(), self.major)[0]
+        return postgres_client.suitable(postgres_client.installed(), self.major)[0]
 
 
 def reach(connection: str, database: str = "") -> Server:
@@ -91,9 +64,8 @@ def reaching(connection: str, database: str = "") -> str:
                 "put it into ~/.pgpass, mode 0600, as HOST:PORT:DATABASE:USER:PASSWORD",
             )
         name = database or given.get("dbname") or os.environ.get("PGDATABASE") or "postgres"
-        given.setdefault("keepalives_idle", KEEPALIVES_IDLE)
-        if "PGCONNECT_TIMEOUT" not in os.environ:
-            given.setdefault("connect_timeout", CONNECT_TIMEOUT)
+        for limit, value in postgres_client.time_limits().items():
+            given.setdefault(limit, value)
         return conninfo.make_conninfo("", **{**given, "dbname": name})
     except psycopg.Error as error:
         raise ImproperlyConfigured(f"CONNECTION makes no sense: {one_line(error)}") from error
@@ -126,87 +98,3 @@ def _hint(reason: str) -> str:
 def one_line(error: psycopg.Error) -> str:
     """What `error` says, on one line."""
     return re.sub(r"\s+", " ", str(error)).strip()
-
-
-def environment() -> dict[str, str]:
-    """The variables of our environment that libpq knows, for its programs; a password among them goes nowhere else."""
-    names = {option.envvar.decode() for option in pq.Conninfo.get_defaults() if option.envvar}
-    names |= {"PGSERVICEFILE", "PGTZ", "KRB5CCNAME"}
-    return {name: os.environ[name] for name in sorted(names) if name in os.environ}
-
-
-def run(
-    command: Sequence[str], what: str, *, stdin: BinaryIO | int | None = None, stdout: BinaryIO | None = None
-) -> bytes:
-    """Run one of the clients and give back what it printed, if not to `stdout`. Its failure is blamed on `what`.
-
-    Raises `ProgramFailed` with the reason that it gave first, not with the details that follow.
-    """
-    with process.started(command, stdin=stdin, stdout=stdout, env=environment()) as child:
-        output = b"" if stdout else child.stdout.read()
-        check(child, what)
-        return output
-
-
-def check(child: process.Child, what: str) -> None:
-    """Wait for the end of a client, and raise `ProgramFailed` if it was not a good one."""
-    try:
-        child.finish()
-    except ProgramFailed as error:
-        complaints = (re.match(r"pg_\w+: (?:error|fatal): (.*)", line) for line in child.last_lines)
-        reason = next((match[1] for match in complaints if match), error.message)
-        raise ProgramFailed(f"{what} failed: {reason}", remedy(reason), error.returncode) from error
-
-
-def remedy(reason: str) -> str:
-    """What to do about a client's or a server's `reason` for failing, if we know."""
-    if re.search(r"role \S+ does not exist|tablespace \S+ does not exist", reason):
-        return "restore the globals of the server that it comes from first, or create what is missing"
-    if "permission denied" in reason:
-        return "a role that may read everything: GRANT pg_read_all_data TO …; large objects need a superuser"
-    if "unsupported version" in reason or "server version mismatch" in reason:
-        return "a newer version made it: install a newer postgresql-client"
-    return ""
-
-
-@cache
-def installed() -> tuple[Client, ...]:
-    """The clients of this machine, oldest first; only one if ``BTW_PG_DUMP`` says which."""
-    if "BTW_PG_DUMP" in os.environ:
-        return (client_of(process.locate("pg_dump")),)
-    paths = [str(path) for pattern in FOLDERS for path in Path("/").glob(f"{pattern[1:]}/pg_dump")]
-    try:
-        first = os.path.realpath(process.locate("pg_dump"))
-        if os.path.basename(first) == "pg_dump":  # Debian's is a wrapper that chooses for itself
-            paths.append(first)
-    except MissingProgram:
-        if not paths:
-            raise
-    found = (client_of(path) for path in dict.fromkeys(paths))
-    return tuple(sorted(found, key=lambda client: client.version))
-
-
-def client_of(pg_dump: str) -> Client:
-    """The client that the program `pg_dump` belongs to."""
-    printed = process.run([pg_dump, "--version"], timeout=20).decode(errors="replace")
-    match = re.search(r"\(PostgreSQL\) (\d+)(?:\.(\d+))?", printed)
-    if not match:
-        raise FatalUserError(f"{pg_dump} does not tell its version, but {printed.strip()}")
-    return Client(os.path.dirname(pg_dump), (int(match[1]), int(match[2] or 0)))
-
-
-def suitable(clients: Iterable[Client], major: int) -> list[Client]:
-    """Those of `clients` that can dump a server of the version `major`, the best first.
-
-    An older client refuses a newer server. A newer one can read it, but what it makes need not go back: a dump of a
-    15.18 by pg_dump 18.4 begins with ``SET transaction_timeout``, at which the 15.18 stops. So the server's own version
-    is the best, its newest release first, and then the next one.
-    """
-    found = [client for client in clients if client.version[0] >= major]
-    if not found:
-        newest = max(clients, key=lambda client: client.version)
-        raise ProgramFailed(
-            f"the server is PostgreSQL {major}, and the newest client here is {newest}, which cannot read it",
-            f"apt-get install postgresql-client-{major}; apt.postgresql.org has every version",
-        )
-    return sorted(found, key=lambda client: (client.version[0], -client.version[1]))

@@ -14,8 +14,18 @@ SMALLEST, USUAL, LARGEST = 512 << 10, 2 << 20, 8 << 20
 _READ = 12 << 20
 """Bytes that are cut at a time: what follows the last sure cut, 2 MiB of them, is looked at twice."""
 
+_PIECE = (2 << 10, 8 << 10, 64 << 10)
+"""Bytes of a piece by which contents are compared; nothing is stored by them."""
+
 Read = Callable[[int], bytes]
 """Gives up to so many bytes, fewer only near the end, none at the end."""
+
+
+def fine(content: bytes | memoryview) -> list[int]:
+    """The lengths of the pieces of `content` by which it is compared with another."""
+    smallest, usual, largest = _PIECE
+    cutter = FastCDC(avg_size=usual, min_size=smallest, max_size=largest)
+    return [piece.length for piece in cutter.cut_buf(content)] if content else []
 
 
 def cut(read: Read) -> Iterator[memoryview]:

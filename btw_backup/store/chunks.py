@@ -121,8 +121,9 @@ class ChunkStore:
             return 0
         return status.st_size if stat.S_ISREG(status.st_mode) else 0
 
-    def reuse_whole(self, name: str, length: int) -> bool:
-        """As `reuse`, and it looks whole: a frame of `length` plain bytes that ends where the file ends."""
+    def reuse_whole(self, name: str, length: int | None = None) -> bool:
+        """As `reuse`, and it looks whole: a frame that ends where the file ends, of `length` plain bytes if that is
+        known."""
         if not self.reuse(name):
             return False
         try:

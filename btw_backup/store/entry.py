@@ -30,9 +30,7 @@ def entry_of(member: Member) -> Entry:
         device=member.device or (0, 0),
         xattrs=member.xattrs,
         extents=member.parts,
-        digests=((member.sha256, stored),)
-        if member.sha256
-        else tuple((name, length) for name, _, length in member.extents),
+        digests=member.pieces,
     )
 
 

@@ -49,6 +49,8 @@ class Member(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `sha256` is that of the content of a file that is packed with others; of larger ones the names of the chunks tell.
     `parts` are what is not holes. `torn`: it changed while it was read, so that its content may never have been so.
+    `segments` are the digests and lengths of the parts in which a stream came, up to the last one that is not in one
+    chunk of its own; what follows them are whole chunks.
     What is not content (when and where it was seen, and how it is kept) stands at the end of the line.
     """
 
@@ -72,6 +74,20 @@ class Member(msgspec.Struct, frozen=True, omit_defaults=True):
     inode: int = 0
     torn: bool = False
     extents: tuple[Extent, ...] = ()
+    segments: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def pieces(self) -> tuple[tuple[str, int], ...]:
+        """Digests, with the lengths of what they are of: all that is in it, whatever chunks that lies in."""
+        if self.sha256:
+            return ((self.sha256, sum(length for _, _, length in self.extents)),)
+        left = sum(length for _, length in self.segments)
+        whole = []
+        for name, _, length in self.extents:
+            if left <= 0:
+                whole.append((name, length))
+            left -= length
+        return (*self.segments, *whole)
 
     @property
     def key(self) -> str:

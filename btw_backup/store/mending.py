@@ -35,7 +35,7 @@ class Mending:
         self._lacking: dict[str, int] = {}
         self._given: set[str] = set()
         self._count = 0
-        for name in _lost(store):
+        for name in lost(store):
             self._begin(name)
 
     def __bool__(self) -> bool:
@@ -93,7 +93,7 @@ class Mending:
             del self._lacking[name]
 
 
-def _lost(store: ChunkStore) -> Iterator[str]:
+def lost(store: ChunkStore) -> Iterator[str]:
     """The chunks of which there is a report, and nothing in the store."""
     try:
         reports = sorted(name for name in os.listdir(store.folder / DAMAGED) if name.endswith(".json"))

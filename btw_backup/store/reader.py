@@ -14,8 +14,12 @@ from btw_backup.store.manifest import Extent, Member
 AHEAD = 6
 """Chunks that are read before anybody asked for them."""
 
-KEPT = 10
-"""Chunks that stay for the next entry: the packs of as many backups, between which a walk goes to and fro."""
+KEPT = 48 << 20
+"""Bytes of chunks that stay for what comes next: a walk goes to and fro between the packs of many backups, and a stream
+that changed often, too, but not farther than the bytes that are new to a pack lie apart."""
+
+MOST = 250
+"""Chunks that stay, however small they are."""
 
 _BAD = 4
 """Bad chunks of which is kept what can be read."""
@@ -32,6 +36,11 @@ class _Chunk:
     def __init__(self, content: "Future[bytes]") -> None:
         self.content = content
         self.taken = False
+
+    @property
+    def size(self) -> int:
+        """The bytes that it has in memory."""
+        return len(self.content.result()) if self.content.done() and not self.content.exception() else 0
 
 
 class _Pieces:
@@ -98,11 +107,18 @@ class Contents:
     def _ask(self, name: str) -> _Chunk:
         chunk = self._chunks[name] = _Chunk(self._pool.submit(self._store.read, name))
         self._untaken += 1
-        if len(self._chunks) > AHEAD + KEPT:
-            gone = next((name for name, chunk in self._chunks.items() if chunk.taken), None)
-            if gone is not None:
-                del self._chunks[gone]
+        self._let_go()
         return chunk
+
+    def _let_go(self) -> None:
+        """Let go of the chunks that were used, those before others that were not used for longest, if there are too
+        many."""
+        kept = sum(chunk.size for chunk in self._chunks.values())
+        used = [name for name, chunk in self._chunks.items() if chunk.taken]
+        for name in used:
+            if kept <= KEPT and len(self._chunks) <= MOST:
+                return
+            kept -= self._chunks.pop(name).size
 
     def piece(self, extent: Extent, sha256: str) -> memoryview:
         """The content of one extent; `sha256` is that of a file that is packed with others. Raises `DamagedPart`."""

@@ -88,6 +88,13 @@ class ChunkWriter:
         """Whether the store has the chunk `name`, which is then marked as used; for content that was not read."""
         return not self._is_first(name) or self.store.reuse(name) > 0 or self._forget(name)
 
+    def has(self, name: str, length: int) -> bool:
+        """Whether the store has the chunk `name`, of `length` plain bytes, and whole, or will have it."""
+        with self._lock:
+            if name in self._known:
+                return True
+        return self.store.reuse_whole(name, length)
+
     def _is_first(self, name: str) -> bool:
         """Whether this run has not met the chunk `name`; from now on it has."""
         with self._lock:
@@ -152,6 +159,9 @@ class ChunkWriter:
             except FileNotFoundError:
                 final.parent.mkdir(0o700, exist_ok=True)
                 os.rename(temporary, final)
+        if len(folders) > _FEW:
+            files.sync_filesystem(self._descriptor)
+            return
         for folder in (*folders, self.store.chunks):
             files.sync_folder(folder)
 

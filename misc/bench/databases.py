@@ -78,6 +78,9 @@ CONTENDERS = (
 LIMITS = (("btw-backup chunks", "first", 1.10, "pg_dump | zstd", "first"),)
 """As in `contenders.LIMITS`."""
 
+ADDED_LIMIT = 0.33
+"""What the transactions add to ours, at most how many times what they add to that of any other."""
+
 
 @contextmanager
 def server(folder: Path) -> Iterator[dict[str, str]]:
@@ -129,6 +132,7 @@ class DatabaseBench:
         self.contenders = contenders
         self.client = client
         self.seconds: dict[tuple[str, str], list[float]] = defaultdict(list)
+        self.processor: dict[tuple[str, str], list[float]] = defaultdict(list)
         self.sizes: dict[tuple[str, str], int] = {}
         self.memory: dict[str, int] = defaultdict(int)
 
@@ -147,9 +151,11 @@ class DatabaseBench:
         except subprocess.CalledProcessError as error:
             sys.exit(f"{contender.name}, {scenario}, ended with {error.returncode}:\n{error.stderr}")
         self.seconds[contender.name, scenario].append(measured.seconds)
+        self.processor[contender.name, scenario].append(measured.processor)
         self.sizes[contender.name, scenario] = size_of(environment["STORE"])
         self.memory[contender.name] = max(self.memory[contender.name], measured.memory)
-        print(f"{scenario:20} {contender.name:20} {measured.seconds:8.2f} s", file=sys.stderr, flush=True)
+        told = f"{measured.seconds:8.2f} s ({measured.processor:6.2f}) {self.sizes[contender.name, scenario] / 1e6:8.2f} MB"
+        print(f"{scenario:20} {contender.name:20} {told}", file=sys.stderr, flush=True)
 
     def round(self) -> None:
         """All contenders, one scenario after the other; what comes back has to be a dump."""
@@ -175,12 +181,16 @@ class DatabaseBench:
         return statistics.median(self.seconds[name, scenario])
 
     def table(self) -> None:
-        """The medians in seconds, the first size, what the others added, in MB, and the highest memory."""
+        """The medians in seconds, with those of processors (the server's not among them), the first size, what the
+        others added, in MB, and the highest memory."""
         heads = "".join(f"{scenario:>20}" for scenario in SCENARIOS)
         print(f"{'':20}{heads}{'MB':>8}{'+ 0':>8}{'+ 2,000':>8}{'memory':>8}")
         for name in (contender.name for contender in self.contenders):
             first, unchanged, changed = (self.sizes[name, scenario] / 1e6 for scenario in SCENARIOS[:3])
-            times = "".join(f"{self.median(name, scenario):20.2f}" for scenario in SCENARIOS)
+            times = "".join(
+                f"{self.median(name, scenario):11.2f} ({statistics.median(self.processor[name, scenario]):6.2f})"
+                for scenario in SCENARIOS
+            )
             sizes = f"{first:8.1f}{unchanged - first:8.1f}{changed - unchanged:8.1f}{self.memory[name] / 1e6:8.0f}"
             print(f"{name:20}{times}{sizes}")
 
@@ -198,8 +208,8 @@ class DatabaseBench:
         for name, size in added.items():
             if "btw-backup chunks" in added and name.startswith(("restic", "borg")):
                 ratio = added["btw-backup chunks"] / size
-                held.append(ratio <= 1)
-                print(f"{'PASS' if held[-1] else 'FAIL'}  btw-backup chunks adds {ratio:.2f} <= 1 x {name}")
+                held.append(ratio <= ADDED_LIMIT)
+                print(f"{'PASS' if held[-1] else 'FAIL'}  btw-backup chunks adds {ratio:.2f} <= {ADDED_LIMIT} x {name}")
         return all(held)
 
 

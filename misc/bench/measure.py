@@ -1,6 +1,7 @@
 """Running one command with a cold cache: how long it took, and how much memory all its processes had at once."""
 
 import os
+import resource
 import subprocess
 import threading
 import time
@@ -12,12 +13,14 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 
 @dataclass(frozen=True)
 class Measured:
-    """Seconds; the highest sum of the resident memory of all processes, and of the largest single one, both sampled.
+    """Seconds; those of processors, which others on the machine disturb less; the highest sum of the resident memory of
+    all processes, and of the largest single one, both sampled.
 
     Not `ru_maxrss`: it begins with the memory of the process that forked, which was this one, and said 109 MB for tar.
     """
 
     seconds: float
+    processor: float
     memory: int
     largest: int
 
@@ -31,6 +34,7 @@ def drop_caches() -> None:
 def run(script: str, environment: dict[str, str], log: Path) -> Measured:
     """Run `script` with bash; its output goes to `log`. Raises CalledProcessError with the end of that."""
     drop_caches()
+    used = processor_time()
     with open(log, "ab") as out:
         began = time.perf_counter()
         process = subprocess.Popen(
@@ -50,7 +54,13 @@ def run(script: str, environment: dict[str, str], log: Path) -> Measured:
         sampler.join()
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, script, stderr=log.read_text(errors="replace")[-2000:])
-    return Measured(seconds, *peak)
+    return Measured(seconds, processor_time() - used, *peak)
+
+
+def processor_time() -> float:
+    """Seconds that our children, and theirs, have computed; of those only who were waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def sample(top: int, peak: list[int], ended: threading.Event) -> None:

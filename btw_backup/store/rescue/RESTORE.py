@@ -31,16 +31,19 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, BinaryIO, Callable, Deque, Dict, Iterable, Iterator, List, NamedTuple, Optional, Set, Tuple
 from typing import Counter as CounterOf
 
-VERSION = 1
+VERSION = 2
 """Grows with each change of this file: a store gets the newer one."""
 
 FORMAT = 1
 LARGEST = 9 << 20
-"""Bytes of plain content of a chunk at most. Memory is bounded by some twenty of these."""
+"""Bytes of plain content of a chunk at most. Memory is bounded by some fifteen of these."""
 
 LONGEST_LINE = 64 << 20
-AHEAD, KEPT, WINDOW = 6, 12, 4096
-"""Chunks that are read ahead, chunks that stay for the next entry, steps that are looked at ahead."""
+AHEAD, WINDOW = 6, 4096
+"""Chunks that are read ahead, steps that are looked at ahead."""
+
+KEPT, MOST = 48 << 20, 250
+"""Bytes of chunks, and chunks, that stay for what comes next."""
 
 ENDING = b".manifest.zst"
 DAMAGED = b".damaged"
@@ -157,10 +160,16 @@ class Chunks:
         """Have the chunk `name` read."""
         if name not in self._known:
             self._known[name] = self._pool.submit(self._read, name)
-            if len(self._known) > AHEAD + KEPT:
-                self._known.popitem(last=False)
+            self._let_go()
         self._known.move_to_end(name)
         return self._known[name]
+
+    def _let_go(self) -> None:
+        """Let go of the chunks that were not asked for longest, if there are too many."""
+        sizes = {n: len(c.result()) for n, c in self._known.items() if c.done() and c.exception() is None}
+        kept = sum(sizes.values())
+        while kept > KEPT or len(self._known) > MOST:
+            kept -= sizes.get(self._known.popitem(last=False)[0], 0)
 
     def piece(self, extent: Tuple[str, int, int]) -> memoryview:
         """A part of a chunk."""
