@@ -37,7 +37,7 @@ def fill(descriptor: int, entry: Entry, content: Content) -> None:
     pieces = pieces_of(content)
     piece: memoryview | int | None = 0
     for offset, length in ((0, entry.size),) if entry.extents is None else entry.extents:
-        at = os.lseek(descriptor, offset, os.SEEK_SET)
+        at = offset
         while at < offset + length:
             piece = piece or next(pieces, None)
             if piece is None:
@@ -45,11 +45,10 @@ def fill(descriptor: int, entry: Entry, content: Content) -> None:
             if isinstance(piece, int):
                 count = min(piece, offset + length - at)
                 missing.append((at, at + count))
-                os.lseek(descriptor, count, os.SEEK_CUR)
                 piece -= count
             else:
                 count = min(len(piece), offset + length - at)
-                files.write_all(descriptor, piece[:count])
+                files.write_at(descriptor, piece[:count], at)
                 piece = piece[count:]
             at += count
     if entry.extents is not None or missing:

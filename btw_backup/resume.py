@@ -134,7 +134,7 @@ def _regions(entry: Entry) -> Parts:
 
 def _right(file: int, entry: Entry) -> int:
     """How many of the digests of `entry`, from the first on, are those of what the disk has in an open file."""
-    os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+    files.let_go(file)
     content = Regions(file, _regions(entry))
     for number, (sha256, whole) in enumerate(entry.digests):
         digest, length = hashlib.sha256(), whole

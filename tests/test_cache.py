@@ -138,3 +138,31 @@ def test_c15_nice_and_ionice_hold_for_all_children(
     said = (tmp_path / "said").read_text().splitlines()
     assert {line.split()[0] for line in said} == programs_of
     assert all(line.endswith(" 19 idle") for line in said)
+
+
+def keeps_nothing(folder: Path) -> bool:
+    """Whether the kernel can write past its memory there (RWF_DONTCACHE, Linux 6.14)."""
+    with open(folder / "probe", "wb") as file:
+        try:
+            os.pwritev(file.fileno(), [b"x"], 0, 0x80)
+        except OSError:
+            return False
+    return True
+
+
+@pytest.mark.parametrize("type_", ["chunks", "tar"])
+def test_c15_neither_backups_nor_what_is_restored_stay(btw: Installation, tmp_path: Path, type_: str) -> None:
+    if not keeps_nothing(tmp_path):
+        pytest.skip("this kernel keeps what is written")
+    large = tmp_path / "tree" / "large"
+    large.parent.mkdir()
+    large.write_bytes(os.urandom(100 * MEGABYTE))
+    btw.tree(large.parent, type_)
+    btw("fs", large.parent, "t")
+    stored = [path for path in btw.root.rglob("*") if path.is_file()]
+    assert size_of(*stored) > 100 * MEGABYTE
+    assert held(*stored) < 20 * MEGABYTE
+    btw("restore", "t", tmp_path / "out")
+    restored = tmp_path / "out" / "large"
+    assert held(restored) < 20 * MEGABYTE
+    assert subprocess.run(["cmp", large, restored], check=False).returncode == 0

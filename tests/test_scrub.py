@@ -540,13 +540,14 @@ def test_g08_all_other_bytes_are_at_their_places(btw: Installation, tree: Path, 
 
 BAD_DISK = """
 import os
-write = os.write
-def corrupting(descriptor, content):
+write = os.pwritev
+def corrupting(descriptor, pieces, at, flags=0):
+    (content,) = pieces
     if len(content) > 500_000:
         content = bytearray(content)
         content[5000] ^= 1
-    return write(descriptor, content)
-os.write = corrupting
+    return write(descriptor, [content], at, flags)
+os.pwritev = corrupting
 """
 
 

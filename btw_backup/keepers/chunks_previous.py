@@ -2,12 +2,16 @@
 
 import os
 import stat
+import threading
+from contextlib import suppress
+from pathlib import Path
 
 from btw_backup.errors import Damaged
 from btw_backup.keepers.chunks_member import KINDS
 from btw_backup.keepers.unchanged import RACY
 from btw_backup.log import debug
 from btw_backup.store.manifest import ManifestReader, Member, key_of
+from btw_backup.store.names import Names
 from btw_backup.store.writer import ChunkWriter
 
 _MOST = 10_000
@@ -17,7 +21,7 @@ _MOST = 10_000
 class Previous:
     """The last manifest, read beside the walk: what of it can be used again."""
 
-    def __init__(self, manifest: ManifestReader, wasteful: frozenset[str], writer: ChunkWriter) -> None:
+    def __init__(self, manifest: ManifestReader, path: Path, wasteful: frozenset[str], writer: ChunkWriter) -> None:
         self._members = iter(manifest)
         self._settled = manifest.header.began - RACY
         self._wasteful = wasteful
@@ -26,6 +30,25 @@ class Previous:
         self._path = ""
         self._member: tuple[Member, bytes] | None = None
         self._advance()
+        self._closed = threading.Event()
+        self._ahead = threading.Thread(target=self._look_ahead, args=(path,), daemon=True)
+        self._ahead.start()
+
+    def _look_ahead(self, path: Path) -> None:
+        """Have the kernel know the chunks that the manifest at `path` names, before we ask: reading the inode of each
+        from a cold disk takes as long as all the rest."""
+        with suppress(OSError), open(path, "rb", buffering=0) as file:
+            names = Names(file.fileno())
+            for name in names if names.found else ():
+                if self._closed.is_set():
+                    return
+                with suppress(OSError):
+                    os.stat(self._writer.store.path(name.hex()))
+
+    def close(self) -> None:
+        """End the look ahead."""
+        self._closed.set()
+        self._ahead.join()
 
     def same(self, path: str, status: os.stat_result) -> tuple[Member, bytes] | None:
         """The entry of `path` and its line, if what is there now is certainly the same, and its content is kept."""

@@ -3,7 +3,7 @@
 import os
 from collections import deque
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 from btw_backup import files, memory, progress
@@ -90,7 +90,8 @@ def _previous(
         return None, frozenset()
     if opened.header.source != header.source or opened.header.began > header.began:
         return None, wasteful
-    return Previous(opened, wasteful, writer), wasteful
+    previous = stack.enter_context(closing(Previous(opened, base.path, wasteful, writer)))
+    return previous, wasteful
 
 
 def _chosen(opened: ManifestReader, wanted: Wanted, report: Report, entries: deque[Entry]) -> Iterator[Member]:

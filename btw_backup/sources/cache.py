@@ -11,6 +11,8 @@ import os
 import re
 from collections import deque
 
+from btw_backup import files
+
 _WINDOW = 64 << 20
 _MARGIN = 32 << 20
 """Bytes: more than the kernel reads ahead, which is 8 MiB on some disks."""
@@ -46,14 +48,6 @@ def is_held(file: int, offset: int = 0) -> bool:
     return True
 
 
-def let_go(file: int, offset: int = 0, length: int = 0) -> None:
-    """Have the kernel forget a part of an open file, with length 0 all that follows `offset`."""
-    try:  # noqa: SIM105 - done for each file, and half the price
-        os.posix_fadvise(file, offset, length, os.POSIX_FADV_DONTNEED)
-    except OSError:
-        pass  # a hint that the filesystem does not take
-
-
 class Passage:
     """For an open file that is read from its beginning to its end: lets go behind us of what was not held before."""
 
@@ -79,10 +73,10 @@ class Passage:
     def _behind(self, offset: int) -> None:
         while self._fresh and self._fresh[0][1] <= offset:
             start, end = self._fresh.popleft()
-            let_go(self._file, start, end - start)
+            files.let_go(self._file, start, end - start)
         if self._fresh and self._fresh[0][0] < offset:
             start, end = self._fresh.popleft()
-            let_go(self._file, start, offset - start)
+            files.let_go(self._file, start, offset - start)
             self._fresh.appendleft((offset, end))
 
 

@@ -149,27 +149,19 @@ class ChunkStore:
 
     def read_at(self, path: Path, name: str, *, from_disk: bool = False) -> bytes:
         """As `read`, of what lies at `path`."""
-        try:
-            with open(os.open(path, _OPEN), "rb", buffering=0) as file:
-                if from_disk:
-                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-                size = os.fstat(file.fileno()).st_size
-                frame = b"" if size > LARGEST + (LARGEST >> 8) + 512 else file.read(size + 1)
-                if from_disk:
-                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        except FileNotFoundError as error:
-            raise Damaged(f"the chunk {name} is missing") from error
-        except OSError as error:
-            raise Damaged(f"the chunk {name} cannot be read: {error.strerror}") from error
+        return self._proved(name, _frame_at(path, name, from_disk=from_disk))
+
+    def frame(self, name: str) -> bytes:
+        """The chunk `name` as it lies in the store, proved. Raises `Damaged`."""
+        frame = _frame_at(self.path(name), name)
+        self._proved(name, frame)
+        return frame
+
+    def _proved(self, name: str, frame: bytes) -> bytes:
         content = self._content(name, frame)
         if hashlib.sha256(content).hexdigest() != name:
             raise Damaged(f"the chunk {name} is damaged: its SHA-256 is not that of what was stored")
         return content
-
-    def frame(self, name: str) -> bytes:
-        """The chunk `name` as it lies in the store, proved. Raises `Damaged`."""
-        self.read(name)
-        return self.path(name).read_bytes()
 
     def plain(self, name: str, frame: bytes) -> bytes:
         """What is in `frame`, which is called the chunk `name`; whoever asks proves that. Raises `Damaged`."""
@@ -205,6 +197,22 @@ class ChunkStore:
             raise NotFound(f"there is no chunk {name}") from error
         files.sync_folder(path.parent)
         return target
+
+
+def _frame_at(path: Path, name: str, *, from_disk: bool = False) -> bytes:
+    """What lies at `path`, which leaves the memory of the kernel: nobody reads it again soon. Raises `Damaged`."""
+    try:
+        with open(os.open(path, _OPEN), "rb", buffering=0) as file:
+            if from_disk:
+                files.let_go(file.fileno())
+            size = os.fstat(file.fileno()).st_size
+            frame = b"" if size > LARGEST + (LARGEST >> 8) + 512 else file.read(size + 1)
+            files.let_go(file.fileno())
+            return frame
+    except FileNotFoundError as error:
+        raise Damaged(f"the chunk {name} is missing") from error
+    except OSError as error:
+        raise Damaged(f"the chunk {name} cannot be read: {error.strerror}") from error
 
 
 def store_of(folder: Path, dst: str) -> ChunkStore:

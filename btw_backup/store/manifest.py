@@ -6,6 +6,7 @@ Behind it are the names of the chunks (`store.names`). Paths that are no UTF-8 a
 import hashlib
 import os
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -123,6 +124,8 @@ class ManifestWriter:
         self._buffer = bytearray()
         self._content = hashlib.sha256()
         self._text = hashlib.sha256()
+        self._thread = ThreadPoolExecutor(1, "manifest")
+        self._compressing: Future[None] | None = None
         self.entries = 0
         self.size = 0
         self._line(header)
@@ -144,6 +147,8 @@ class ManifestWriter:
         """Write the end. The digests of the text and of the content."""
         self._line(End(self.entries, self.size, wasteful))
         self._flush()
+        self._thread.shutdown()
+        self._wait()
         self._file.close()  # type: ignore[no-untyped-call]
         with self._names:
             names.write(
@@ -168,9 +173,18 @@ class ManifestWriter:
             self._flush()
 
     def _flush(self) -> None:
-        self._text.update(self._buffer)
-        self._file.write(self._buffer)
-        self._buffer.clear()
+        """Have what is in the buffer compressed by a thread, while the next is gathered."""
+        self._wait()
+        self._compressing = self._thread.submit(self._compress, self._buffer)
+        self._buffer = bytearray()
+
+    def _wait(self) -> None:
+        if self._compressing:
+            self._compressing.result()
+
+    def _compress(self, text: bytearray) -> None:
+        self._text.update(text)
+        self._file.write(text)
 
 
 class ManifestReader:
@@ -187,7 +201,7 @@ class ManifestReader:
         try:
             header = _HEADER.decode(line)
         except msgspec.DecodeError as error:
-            raise self._damaged(str(error)) from error
+            raise _damaged(self._name, str(error)) from error
         if header.format > FORMAT:
             raise FatalUserError(f"{self._name} has the newer format {header.format}", "use a newer btw-backup")
         return header
@@ -199,7 +213,7 @@ class ManifestReader:
             try:
                 member = decode(line)
             except (msgspec.DecodeError, RecursionError) as error:
-                raise self._damaged(str(error)) from error
+                raise _damaged(self._name, str(error)) from error
             yield member, line
 
     def lines(self) -> Iterator[bytes]:
@@ -207,25 +221,12 @@ class ManifestReader:
         count = 0
         for line in self._lines:
             if line.startswith(_END_MARK):
-                self.end = self._end_in(line)
+                self.end = _end_in(line, self._name)
                 break
             count += 1
             yield line
         if self.end is None or self.end.entries != count or next(self._lines, None) is not None:
-            raise self._damaged("it does not end where it should")
-
-    def skip_to_end(self) -> End:
-        """The last line."""
-        line = b""
-        for line in self._lines:  # noqa: B007 - it is the last that counts
-            pass
-        return self._end_in(line)
-
-    def _end_in(self, line: bytes) -> End:
-        try:
-            return _END.decode(line)
-        except msgspec.DecodeError as error:
-            raise self._damaged(str(error)) from error
+            raise _damaged(self._name, "it does not end where it should")
 
     @property
     def sha256(self) -> str:
@@ -233,31 +234,42 @@ class ManifestReader:
         return self._digest.hexdigest()
 
     def _read(self, file: BinaryIO) -> Iterator[bytes]:
-        reader = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW).stream_reader(file, read_size=_PIECE)
         rest = b""
-        try:
-            while piece := reader.read(_PIECE):
-                self._digest.update(piece)
-                lines = (rest + piece if rest else piece).split(b"\n")
-                rest = lines.pop()
-                yield from lines
-                if len(rest) > LONGEST_LINE:
-                    raise self._damaged("it has a line without an end")
-        except zstandard.ZstdError as error:
-            raise self._damaged(str(error)) from error
+        for piece in _text_of(file, self._digest, self._name):
+            lines = (rest + piece if rest else piece).split(b"\n")
+            rest = lines.pop()
+            yield from lines
+            if len(rest) > LONGEST_LINE:
+                raise _damaged(self._name, "it has a line without an end")
         if rest:
-            raise self._damaged("it is cut")
-        names.check(file.fileno(), self._digest.digest(), self._name)
+            raise _damaged(self._name, "it is cut")
 
-    def _damaged(self, why: str) -> Damaged:
-        return Damaged(f"{self._name} is damaged: {why}", TRY_ANOTHER)
+
+def _text_of(file: BinaryIO, digest: "hashlib._Hash", name: str) -> Iterator[bytes]:
+    """The text of a manifest, in pieces, which `digest` gets, too. Raises `Damaged`, at last for what follows it."""
+    reader = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW).stream_reader(file, read_size=_PIECE)
+    try:
+        while piece := reader.read(_PIECE):
+            digest.update(piece)
+            yield piece
+    except zstandard.ZstdError as error:
+        raise _damaged(name, str(error)) from error
+    names.check(file.fileno(), digest.digest(), name)
+
+
+def _damaged(name: str, why: str) -> Damaged:
+    return Damaged(f"{name} is damaged: {why}", TRY_ANOTHER)
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[ManifestReader]:
     """The manifest in the file `path`. Raises `Damaged`."""
-    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb", buffering=0) as file:
+    with _file_of(path) as file:
         yield ManifestReader(file, str(path))
+
+
+def _file_of(path: Path) -> BinaryIO:
+    return open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb", buffering=0)
 
 
 def key_of(path: str) -> str:
@@ -276,6 +288,19 @@ def text_or_raw(name: str) -> tuple[str, bytes]:
 
 
 def end_of(path: Path) -> End:
-    """The last line of a manifest, without understanding the others. Raises `Damaged`."""
-    with opened(path) as manifest:
-        return manifest.skip_to_end()
+    """The last line of a manifest, without looking for the others. Raises `Damaged`."""
+    with _file_of(path) as file:
+        last = b""
+        for piece in _text_of(file, hashlib.sha256(), str(path)):
+            start = piece.rfind(b"\n", 0, -1) + 1
+            last = piece[start:] if start else last + piece
+            if len(last) > LONGEST_LINE:
+                raise _damaged(str(path), "it has a line without an end")
+    return _end_in(last, str(path))
+
+
+def _end_in(line: bytes, name: str) -> End:
+    try:
+        return _END.decode(line)
+    except msgspec.DecodeError as error:
+        raise _damaged(name, str(error)) from error

@@ -11,8 +11,11 @@ from btw_backup.store import evidence
 from btw_backup.store.chunks import ChunkStore
 from btw_backup.store.manifest import Extent, Member
 
-AHEAD = 6
+AHEAD = 10
 """Chunks that are read before anybody asked for them."""
+
+_READERS = 2
+"""Threads for each core: half of their time they wait for the disk."""
 
 KEPT = 48 << 20
 """Bytes of chunks that stay for what comes next: a walk goes to and fro between the packs of many backups, and a stream
@@ -65,7 +68,7 @@ class Contents:
 
     def __init__(self, store: ChunkStore, members: Iterable[Member]) -> None:
         self._store = store
-        self._pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)), "chunk")
+        self._pool = ThreadPoolExecutor(_READERS * len(os.sched_getaffinity(0)), "chunk")
         self._members: deque[Member] = deque()
         self._coming = self._look_ahead(iter(members))
         self._chunks: OrderedDict[str, _Chunk] = OrderedDict()

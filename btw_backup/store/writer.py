@@ -130,7 +130,7 @@ class ChunkWriter:
             compressor = self._local.compressor = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True)
         frame = compressor.compress(content)
         with files.create(path) as out:
-            files.write_all(out.fileno(), frame)
+            files.write_at(out.fileno(), frame, 0)
             if sync:
                 os.fsync(out.fileno())
         return len(frame)
