@@ -20,7 +20,7 @@ LAYERS = (
     ),
     ("keepers", "sources", "offsite", "retention", "places"),
     ("store", "catalogue"),
-    ("jobs", "records", "specs", "sealed", "marks", "config", "settings", "example", "entries", "descent"),
+    ("jobs", "records", "specs", "sealed", "marks", "config", "settings", "addresses", "example", "entries", "descent"),
     ("process", "files", "locks", "log", "clock", "progress", "stream", "memory"),
     ("errors",),
 )
@@ -36,6 +36,7 @@ ONLY_IN = {
 CATCHES_ALL = {
     "cli.py": "makes an unforeseen error a line and a status",
     "runner.py": "records how a run ended",
+    "offsite/together.py": "passes on what a thread raised",
     "config.py": "runs the user's code, which can raise anything",
 }
 """The files that may say ``except Exception``, and why."""

@@ -10,15 +10,18 @@ the MD5 that s3cmd noted with the object, which travelled in the same signed req
 import os
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
-from btw_backup import process
+from btw_backup import files, process
+from btw_backup.addresses import Address
 from btw_backup.errors import ProgramFailed
 from btw_backup.log import debug
 from btw_backup.offsite import Listing, Stored, Unreachable
 from btw_backup.offsite.complaints import PATIENT, Complaints
 from btw_backup.offsite.etags import PART, Etags
+from btw_backup.offsite.together import together
 
 PROBE_LIMIT = 10.0
 """How many seconds a server may take to answer to the first question."""
@@ -26,6 +29,10 @@ PROBE_LIMIT = 10.0
 LISTING_LIMIT = 600.0
 _MAX_PARTS = 10000  # of one object; S3 takes no more
 _ARGUMENTS = 500  # in one command line
+CALLS = 4
+"""How many s3cmd run at once: each is busy with one file at a time, and mostly waits for the server."""
+
+_FEWEST = 25  # files that are worth a call of their own
 
 _ROW = re.compile(r"\S+ \S+ +(\d+)  (\S*) *  ([A-Z_]*) *  (s3://.*)")
 _ROW_WITH_MD5 = re.compile(r"\S+ \S+ +\d+  ([0-9a-f]{32}) *  (s3://.*)")
@@ -36,13 +43,16 @@ _UNPROVABLE = re.compile(r"^\s*(encrypt|dry_run|human_readable_sizes)\s*=\s*(tru
 
 
 class S3:
-    """Objects under `prefix` (``s3://bucket/path``) that mirror the folder `root`. `config` is s3cmd's own file."""
+    """Objects under the place of `address` (``s3://bucket/path/``) that mirror the folder `root`."""
 
-    def __init__(self, prefix: str, config: str, root: Path, timeout: float) -> None:
-        self.name = prefix.rstrip("/") + "/"
-        self._config = os.path.abspath(os.path.expanduser(config))
+    def __init__(self, address: Address, root: Path, timeout: float) -> None:
+        self.name = address.place
+        self._config = os.path.abspath(os.path.expanduser(address.s3cmd_config))
         self._root = os.path.realpath(root)
         self._timeout = timeout
+        self._bandwidth = address.bandwidth
+        self._hidden = ["--no-preserve"] if address.layout == "objects" else []  # else the names of users are told
+        self._sse = ["--server-side-encryption"] if address.server_side_encryption else []
         self._etags = Etags(self._root)
         self._sent: frozenset[str] = frozenset()
         self._makes_up_etags = False
@@ -75,16 +85,20 @@ class S3:
             if not mangled(path):
                 groups.setdefault((self._part_size(path), "/" in path), []).append(path)
         self._sent = frozenset(paths)
-        complaints = [self._put(group, part, below) for (part, below), group in groups.items()]
-        return next(filter(None, complaints), "")
+        shares = [
+            (group[n::many], *how) for how, group in groups.items() for many in [_calls(group)] for n in range(many)
+        ]
+        rate = self._bandwidth // min(len(shares), CALLS) if shares else 0
+        return self._at_once([partial(self._put, *share, rate) for share in shares])
 
-    def _put(self, paths: list[str], part: int, below: bool) -> str:
-        """Send `paths`, all of them `below` the top of ROOT_PATH or all directly in it.
+    def _put(self, paths: list[str], part: int, below: bool, rate: int) -> str:
+        """Send `paths`, all of them `below` the top of the folder or all directly in it.
 
         s3cmd makes the name of an object from that of its folder, and gets it wrong for a file of --files-from that
         lies directly in the folder that is sent: those are given as arguments.
         """
-        command = ["put", "--server-side-encryption", "--no-guess-mime-type", f"--multipart-chunk-size-mb={part}"]
+        command = ["put", *self._sse, *self._hidden, "--no-guess-mime-type", f"--multipart-chunk-size-mb={part}"]
+        command += [f"--limit-rate={rate}"] if rate else []
         if not below:
             return self._each(command, [f"{self._root}/{path}" for path in paths], [self.name])
         with tempfile.TemporaryFile() as names:
@@ -92,6 +106,23 @@ class S3:
             names.seek(0)
             command += ["--recursive", "--files-from=-", f"{self._root}/", self.name]
             return self._attempt(command, names.fileno())
+
+    def fetch(self, paths: Sequence[str], folder: Path) -> str:
+        """See `Target`."""
+        groups: dict[str, list[str]] = {}
+        for path in paths:
+            groups.setdefault(os.path.dirname(path), []).append(self.name + path)
+        jobs = []
+        for inner, uris in groups.items():
+            files.make_folder(folder / inner)
+            last = [f"{folder / inner}/"]
+            many = _calls(uris)
+            jobs += [partial(self._each, ["get", "--force"], uris[n::many], last) for n in range(many)]
+        return self._at_once(jobs)
+
+    def _at_once(self, jobs: Sequence[Callable[[], str]]) -> str:
+        """Do `jobs`, a few at once; the first complaint."""
+        return next(filter(None, together(jobs, CALLS)), "")
 
     def remove(self, paths: Sequence[str]) -> str:
         """See `Target`."""
@@ -174,6 +205,11 @@ class S3:
             return process.run(whole, accepted=accepted, timeout=limit, on_line=complaints.take, stdin=stdin)
         except ProgramFailed as error:
             raise complaints.explained(error) from error
+
+
+def _calls(paths: Sequence[str]) -> int:
+    """In how many calls `paths` are best dealt with."""
+    return max(1, min(CALLS, len(paths) // _FEWEST))
 
 
 def mangled(path: str) -> str:

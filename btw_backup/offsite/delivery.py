@@ -1,0 +1,184 @@
+"""Brings objects to a target: sealed, staged on this disk, sent in batches, and proved by a listing of each batch."""
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+
+from btw_backup import files, log
+from btw_backup.errors import ProgramFailed
+from btw_backup.log import debug
+from btw_backup.offsite import Listing, Stored, Target
+from btw_backup.offsite.index import Ref
+from btw_backup.offsite.ledger import CHUNK, Ledger
+
+BATCH_FILES, BATCH_BYTES = 500, 128 << 20
+_ATTEMPTS = 2
+_TOGETHER = 4  # bits of the number of a batch: so many batches are looked at by one listing
+_CHECK = "check"
+
+Lost = Mapping[Ref, str]
+"""Objects that did not arrive, and why."""
+
+
+class Delivery:
+    """Sends what is staged in `stage`, the folder that `target` mirrors, and notes in `ledger` what arrived."""
+
+    def __init__(self, target: Target, ledger: Ledger, stage: Path, seal: Callable[[bytes], bytes]) -> None:
+        self._target = target
+        self._ledger = ledger
+        self._stage = stage
+        self.seal = seal
+        self.name = target.name
+        self._batch: list[Ref] = []
+        self._lost: dict[Ref, str] = {}
+        self._lost_chunks: dict[str, str] = {}
+
+    def stage(self, identity: bytes, content: bytes) -> Ref:
+        """Have `content` sent, with others. Raises what the sending of a batch that is full by that raises."""
+        sealed = self.seal(content)
+        batch = self._batch[0].batch if self._batch else self._ledger.next_batch()
+        ref = Ref(batch, hashlib.sha256(sealed).hexdigest(), len(content), len(sealed))
+        path = self._stage / ref.path
+        path.parent.mkdir(0o700, parents=True, exist_ok=True)
+        with files.create(path) as out:
+            files.write_all(out.fileno(), sealed)
+        self._ledger.stage(identity, ref)
+        self._batch.append(ref)
+        if len(self._batch) >= BATCH_FILES or sum(one.stored for one in self._batch) >= BATCH_BYTES:
+            self._send_batch()
+        return ref
+
+    def deliver(self) -> tuple[Lost, Mapping[str, str]]:
+        """Send what is left, and give back all that did not arrive since it was asked last: objects, and chunks by
+        their names."""
+        self._send_batch()
+        lost, chunks = self._lost, self._lost_chunks
+        self._lost, self._lost_chunks = {}, {}
+        return lost, chunks
+
+    def resume(self) -> None:
+        """Send what a run that died had staged, as far as it is what it should be; forget the rest."""
+        staged = self._ledger.staged()
+        for batch, refs in groupby(sorted(staged), lambda ref: ref.batch):
+            whole = [ref for ref in refs if self._is_whole(ref)]
+            debug(f"batch {batch} was not finished: {len(whole)} objects are still here")
+            self._batch = whole
+            self._send_batch()
+        self._ledger.drop(self._ledger.staged())
+        pending = self._ledger.pending()
+        self._sweep(keep=pending.path if pending else "")
+
+    def _is_whole(self, ref: Ref) -> bool:
+        try:
+            return hashlib.sha256((self._stage / ref.path).read_bytes()).hexdigest() == ref.name
+        except OSError:
+            return False
+
+    def _sweep(self, keep: str) -> None:
+        """Remove what is staged and nobody wants any more."""
+        for folder, _, names in os.walk(self._stage):
+            for name in names:
+                path = Path(folder, name)
+                if path != self._stage / keep and name != ".lock":
+                    path.unlink()
+
+    def _send_batch(self) -> None:
+        if not self._batch:
+            return
+        self._ledger.save()
+        refs = {ref.path: ref for ref in self._batch}
+        doubts, there = self._sent(list(refs), os.path.dirname(self._batch[0].path) + "/")
+        proved = [(ref, there[path].checksum) for path, ref in refs.items() if path not in doubts]
+        self._ledger.proved(proved)
+        self._lose({refs[path]: why for path, why in doubts.items()})
+        self._batch = []
+        for path in refs:
+            (self._stage / path).unlink(missing_ok=True)
+
+    def _lose(self, lost: Lost) -> None:
+        """Forget what did not arrive: it is sent under another name the next time, as this one may be taken."""
+        for ref, identity in self._ledger.identities(list(lost)):
+            if identity[:1] == CHUNK:
+                self._lost_chunks[identity[1:].hex()] = lost[ref]
+        self._ledger.drop(list(lost))
+        self._lost.update(lost)
+
+    def _sent(self, paths: Sequence[str], prefix: str) -> tuple[Mapping[str, str], Listing]:
+        """Send files of the stage: what of them is in doubt afterwards, and what is there."""
+        doubts: Mapping[str, str] = dict.fromkeys(paths, "")
+        there: Listing = {}
+        for _ in range(_ATTEMPTS):
+            complaint = self._target.send(list(doubts))
+            there = self._target.listing(prefix, recursive=False)
+            doubts = self._target.unproved(list(doubts), there)
+            if not doubts:
+                break
+            doubts = {path: f"{why} ({complaint})" if complaint else why for path, why in doubts.items()}
+        return doubts, there
+
+    def write(self, path: str, content: bytes) -> None:
+        """Put a file that is to be sent for itself into the stage, onto the disk."""
+        files.make_folder((self._stage / path).parent)
+        files.write_whole(self._stage / path, content)
+
+    def deliver_one(self, path: str) -> None:
+        """Send the staged file `path`. Raises `ProgramFailed` if it does not arrive."""
+        doubts, _ = self._sent([path], path)
+        if doubts:
+            raise ProgramFailed(f"{path}: {doubts[path]}")
+        (self._stage / path).unlink(missing_ok=True)
+
+    def verify(self) -> list[str]:
+        """Look whether all that was proved is still there as it was. What is not is forgotten, and the files that need
+        it are owed anew: those are given back, and chunks by their names."""
+        bad: list[Ref] = []
+        for _, group in groupby(self._ledger.all_proved(), lambda one: one[0].batch >> _TOGETHER):
+            known = dict(group)
+            doubtful = self._look(known)
+            if doubtful:
+                doubtful = self._look({ref: known[ref] for ref in doubtful})  # a listing may be stale
+            bad += doubtful
+        if not bad:
+            return []
+        chunks = [identity[1:].hex() for _, identity in self._ledger.identities(bad) if identity[:1] == CHUNK]
+        paths = self._ledger.files_with({(ref.batch, ref.name) for ref in bad})
+        self._ledger.doubt(paths)
+        self._ledger.drop(bad)
+        things = [*paths, *(f"chunk {name}" for name in chunks)]
+        first = f"{things[0]} and {len(things) - 1} more" if len(things) > 1 else "".join(things)
+        log.warn(f"{self.name} does not have any more what it had: {first}", "it is sent anew")
+        return things
+
+    def _look(self, known: Mapping[Ref, str]) -> list[Ref]:
+        """Those of the objects, of neighbouring batches, that are not there as they were."""
+        first = next(iter(known))
+        prefix = f"objects/{first.batch >> _TOGETHER:0{8 - _TOGETHER // 4}x}"
+        listing = self._target.listing(prefix, recursive=True)
+        bad = [ref for ref, checksum in known.items() if not _is_as_it_was(ref, checksum, listing.get(ref.path))]
+        unread = [ref for ref, checksum in known.items() if not checksum and ref not in bad]
+        return bad + [ref for ref in self.read_back(unread)]
+
+    def read_back(self, refs: Sequence[Ref]) -> dict[Ref, str]:
+        """Fetch these objects, and compare each with its name: those that are not what they were, and why."""
+        bad = {}
+        for start in range(0, len(refs), BATCH_FILES):
+            batch = refs[start : start + BATCH_FILES]
+            folder = self._stage / _CHECK
+            files.make_folder(folder)
+            complaint = self._target.fetch([ref.path for ref in batch], folder)
+            for ref in batch:
+                try:
+                    content = (folder / ref.path).read_bytes()
+                except OSError:
+                    bad[ref] = complaint or "it could not be fetched"
+                    continue
+                if hashlib.sha256(content).hexdigest() != ref.name:
+                    bad[ref] = "its content there is another"
+            files.remove(folder)
+        return bad
+
+
+def _is_as_it_was(ref: Ref, checksum: str, stored: Stored | None) -> bool:
+    return stored is not None and stored.size == ref.stored and checksum in ("", stored.checksum)
