@@ -27,6 +27,7 @@ NAMES = (
     "distrust",
     "sync",
     "sync-state",
+    "keys",
     "catalogue",
     "config",
     "doctor",

@@ -243,26 +243,29 @@ class Ledger:
                 "UPDATE file SET state = '' WHERE path = ?", [(os.fsencode(path),) for path in paths]
             )
 
-    def adopt(self, chain: str, sequence: int, digest: str, state: State, batch: int) -> None:
-        """Go on with the chain that another machine began: all of `state` is there."""
+    def adopt(self, state: State) -> None:
+        """Take over what another machine sent there, so that it need not be sent again. The chain is one of our own: if
+        that machine is alive, both go on."""
         with self._connection:
-            for name, value in (("chain", chain), ("sequence", sequence), ("digest", digest), ("batch", batch)):
-                self._set(name, value)
-            for path, file in state.files.items():
+            self._set("batch", max([0, *(ref.batch for ref in _refs_in(state))]))
+            for file in state.files.values():
                 if len(file.parts) == 1:
-                    self._add(PART + bytes.fromhex(file.sha256), file.parts[0], sequence)
-                row = (os.fsencode(path), "", json.dumps(index.value_of(file)))
-                self._connection.execute("INSERT OR REPLACE INTO file VALUES (?, ?, ?)", row)
+                    self._add(PART + bytes.fromhex(file.sha256), file.parts[0])
             for chunk, ref in state.chunks.items():
-                self._add(CHUNK + bytes.fromhex(chunk), ref, sequence)
+                self._add(CHUNK + bytes.fromhex(chunk), ref)
 
-    def _add(self, identity: bytes, ref: Ref, sequence: int) -> None:
-        row = (identity, ref.batch, bytes.fromhex(ref.name), ref.length, ref.stored, sequence)
+    def _add(self, identity: bytes, ref: Ref) -> None:
+        row = (identity, ref.batch, bytes.fromhex(ref.name), ref.length, ref.stored)
         self._connection.execute(
-            "INSERT OR REPLACE INTO object (identity, batch, name, length, stored, proved, told) "
-            "VALUES (?, ?, ?, ?, ?, 1, ?)",
+            "INSERT OR REPLACE INTO object (identity, batch, name, length, stored, proved) VALUES (?, ?, ?, ?, ?, 1)",
             row,
         )
+
+
+def _refs_in(state: State) -> Iterator[Ref]:
+    yield from state.chunks.values()
+    for file in state.files.values():
+        yield from file.parts
 
 
 def _ref(row: Sequence[Any]) -> Ref:
