@@ -4,6 +4,7 @@ What a target holds is shown by a scratch folder that looks like ROOT_PATH: with
 the place of everything else. What is to be restored is fetched into it, and proved by whoever restores it.
 """
 
+import fcntl
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from btw_backup import files, listing, log, places, progress
+from btw_backup import files, listing, log, places, progress, staging
 from btw_backup.addresses import FIRST, Address
 from btw_backup.errors import Damaged, FatalUserError, UsageError
 from btw_backup.keepers import Place
@@ -98,13 +99,26 @@ class Recalled:
 def opened(origin: Origin, beside: Path) -> Iterator[Recalled]:
     """The first target that answers. The scratch folder lies in `beside`, and is gone at the end."""
     identities = Identities(origin.identities)
-    scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=beside))
-    try:
+    with _scratch(beside) as scratch:
         root = scratch / "root"
         root.mkdir()
         yield Recalled(_answering(origin, identities, scratch), root)
+
+
+@contextmanager
+def _scratch(beside: Path) -> Iterator[Path]:
+    """A new folder in `beside`, locked; those that dead runs left there go."""
+    for name in os.listdir(beside):
+        if name.startswith(_SCRATCH):
+            staging.remove_if_dead(beside / name)
+    path = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=beside))
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield path
     finally:
-        files.remove(scratch)
+        files.remove(path)
+        os.close(descriptor)
 
 
 def _answering(origin: Origin, identities: Identities, scratch: Path) -> Vault:

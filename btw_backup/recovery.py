@@ -8,8 +8,9 @@ from pathlib import Path
 
 from btw_backup import log, progress
 from btw_backup.addresses import Address
-from btw_backup.errors import FatalUserError, WouldOverwrite
+from btw_backup.errors import FatalUserError
 from btw_backup.offsite import storekey
+from btw_backup.offsite.parts import repository_of
 from btw_backup.offsite.vault import Vault
 from btw_backup.records import FOLDER
 from btw_backup.store.chunks import ChunkStore
@@ -20,42 +21,39 @@ _SHOWN = 10
 
 @dataclass(frozen=True, slots=True)
 class Rebuilt:
-    """How many files came, how many were here, and what could not be had, with the reason."""
+    """How many files came, how many were here, what could not be had, with the reason, and how many were here and are
+    others."""
 
     fetched: int
     known: int
     lost: dict[str, str]
+    others: int
 
 
 def rebuild(vault: Vault, root: Path, below: str) -> Rebuilt:
     """Fetch what is not here yet: chunks, then backups, then their records.
 
-    Raises `WouldOverwrite`, before anything is fetched, for what is here and is another.
+    Of a repository in which something is here, and is another, nothing is fetched: its files belong together.
     """
     paths = sorted((path for path in vault.paths() if not below or path.startswith(f"{below}/")), key=_is_record)
-    _refuse_others(vault, root, paths)
-    wanted = [path for path in (*vault.chunks(), *paths) if not os.path.lexists(root / path)]
+    others = list(_others(vault, root, paths))
+    spared = {repository_of(path) for path in others} - {""}
     if any(True for _ in vault.chunks()):
         ChunkStore(root).open()
-        wanted = [path for path in wanted if not os.path.lexists(root / path)]
+    wanted = [path for path in (*vault.chunks(), *paths) if not os.path.lexists(root / path)]
+    wanted = [path for path in wanted if repository_of(path) not in spared]
     with progress.shown(f"from {vault.name}", sum(map(vault.size, wanted))) as advance:
         lost = vault.fetch(wanted, root, advance)
     for path, why in list(lost.items())[:_SHOWN]:
         log.warn(f"{path}: {why}")
+    for path in others[:_SHOWN]:
+        log.warn(f"{path} is here, and is not what is there")
     everything = len(paths) + sum(1 for _ in vault.chunks())
-    return Rebuilt(len(wanted) - len(lost), everything - len(wanted), lost)
+    return Rebuilt(len(wanted) - len(lost), everything - len(wanted), lost, len(others))
 
 
 def _is_record(path: str) -> bool:
     return os.path.basename(os.path.dirname(path)) == FOLDER
-
-
-def _refuse_others(vault: Vault, root: Path, paths: Iterable[str]) -> None:
-    others = list(_others(vault, root, paths))
-    for path in others[:_SHOWN]:
-        log.warn(f"{path} is here, and is not what is there")
-    if others:
-        raise WouldOverwrite(f"{len(others)} files are in {root} already, and are others", "nothing was fetched")
 
 
 def _others(vault: Vault, root: Path, paths: Iterable[str]) -> Iterator[str]:

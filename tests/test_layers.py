@@ -17,7 +17,7 @@ LAYERS = (
         "extract", "filling", "attributes", "selection", "staging", "resume", "dumps",  # of restore
         "mounting", "occurrences",
         "listing", "removal", "sizes", "difference", "overview", "exported", "explain", "doctor", "findings", "patient",
-        "recall", "recovery", "keypair",
+        "recall", "recovery", "keypair", "burglary",
     ),
     ("keepers", "sources", "offsite", "retention", "places"),
     ("store", "catalogue"),

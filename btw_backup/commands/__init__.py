@@ -28,6 +28,7 @@ NAMES = (
     "sync",
     "sync-state",
     "keys",
+    "offsite",
     "catalogue",
     "config",
     "doctor",

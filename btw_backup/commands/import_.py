@@ -5,8 +5,8 @@ What the store has already is not stored again. A backup that is there is passed
 never replaced. Nothing is sent off-site by this: sync, or the next run, does.
 
 With --from it rebuilds ROOT_PATH from a target instead: all that was sent there, or what is in DST and below. What is
-here already stays; if something of the same name is another file, nothing is fetched. If it was interrupted, give the
-same command again.
+here already stays; so chunks that scrub set aside, and files that were deleted here, are healed by it, too. If it was
+interrupted, give the same command again.
 
 example:
   btw-backup import /root/etc.tar
@@ -21,7 +21,7 @@ from typing import BinaryIO
 from btw_backup import places
 from btw_backup.commands import origin
 from btw_backup.commands.command import EXCLUSIVE, Command, Context
-from btw_backup.errors import UsageError
+from btw_backup.errors import UsageError, WouldOverwrite
 from btw_backup.offsite import sync
 
 
@@ -73,6 +73,9 @@ def _rebuild(context: Context, args: argparse.Namespace) -> None:
         context.say(f"{rebuilt.fetched} files fetched from {recalled.vault.name}; {rebuilt.known} there already")
         recalled.vault.problems += [f"{path}: {why}" for path, why in rebuilt.lost.items()]
         recalled.check()
+        if rebuilt.others:
+            number = f"{rebuilt.others} file{'s' if rebuilt.others != 1 else ''}"
+            raise WouldOverwrite(f"{number} in {context.root} are not what is there, and were left as they are")
 
 
 COMMAND = Command("import", "takes exported backups into the store", arguments, run, lock=EXCLUSIVE)

@@ -4,7 +4,9 @@ Every backup is sent when it is made. This command sends what could not be sent 
 was away or the run was interrupted. With --full it compares all of ROOT_PATH with what is off-site and
 sends what is missing there or differs, for instance after S3_URI_PREFIX was changed; it reads every backup
 once. All targets are sent to at once, and one that is away does not hold up the others. Nothing is removed
-off-site because it is missing here. The exit status is 6 if something is still owed.
+off-site because it is missing here. With --verify it sends what is owed, compares everything, and names what
+a target has lost, or has otherwise than it was sent; that is sent anew. scrub --target reads it back, too.
+The exit status is 6 if something is still owed.
 
 example:
   btw-backup sync
@@ -21,6 +23,7 @@ from btw_backup.offsite.state import SYNC
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Fill the parser."""
+    parser.add_argument("--verify", action="store_true", help="as --full, and say what was sent and is lost there")
     parser.add_argument("--full", action="store_true", help="compare everything, not only what is known to be owed")
 
 
@@ -32,7 +35,7 @@ def run(context: Context, args: argparse.Namespace) -> None:
         sync.owe_all(context.config, context.config_dir)(SYNC, "")
     problem: FatalUserError | None = None
     try:
-        sync.send(context.config, context.config_dir, wait=context.lock_wait)
+        sync.send(context.config, context.config_dir, wait=context.lock_wait, verify=args.verify)
     except FatalUserError as error:
         problem = error
     rows = [

@@ -140,16 +140,22 @@ class Delivery:
             if doubtful:
                 doubtful = self._look({ref: known[ref] for ref in doubtful})  # a listing may be stale
             bad += doubtful
+        things = self.forget(bad)
+        if things:
+            first = f"{things[0]} and {len(things) - 1} more" if len(things) > 1 else things[0]
+            log.warn(f"{self.name} does not have any more what it had: {first}", "it is sent anew")
+        return things
+
+    def forget(self, bad: Sequence[Ref]) -> list[str]:
+        """Forget objects that are not there any more as they were; the files that need them, and chunks, which are
+        sent anew as soon as anybody looks at them."""
         if not bad:
             return []
         chunks = [identity[1:].hex() for _, identity in self._ledger.identities(bad) if identity[:1] == CHUNK]
         paths = self._ledger.files_with({(ref.batch, ref.name) for ref in bad})
         self._ledger.doubt(paths)
         self._ledger.drop(bad)
-        things = [*paths, *(f"chunk {name}" for name in chunks)]
-        first = f"{things[0]} and {len(things) - 1} more" if len(things) > 1 else "".join(things)
-        log.warn(f"{self.name} does not have any more what it had: {first}", "it is sent anew")
-        return things
+        return [*paths, *(f"chunk {name}" for name in chunks)]
 
     def _look(self, known: Mapping[Ref, str]) -> list[Ref]:
         """Those of the objects, of neighbouring batches, that are not there as they were."""

@@ -25,14 +25,14 @@ from typing import BinaryIO
 
 from btw_backup import files, log, progress
 from btw_backup.addresses import Address
-from btw_backup.clock import STAMP, stamp_of, utc_now
+from btw_backup.clock import stamp_of, utc_now
 from btw_backup.errors import Damaged
-from btw_backup.offsite import Target, bucket, index, sealing, storekey
+from btw_backup.offsite import Target, bucket, index, sampling, sealing, storekey
 from btw_backup.offsite.debts import Debts, as_folder, touches
 from btw_backup.offsite.delivery import Delivery
 from btw_backup.offsite.index import File, Record, Ref
 from btw_backup.offsite.ledger import CHUNK, PART, Ledger, Pending
-from btw_backup.offsite.parts import files_below
+from btw_backup.offsite.parts import files_below, repository_of
 from btw_backup.offsite.state import SYNC, Debt, SyncState
 from btw_backup.offsite.superseded import superseded
 from btw_backup.store import chunks
@@ -78,6 +78,10 @@ class Objects:
     def work_off(self) -> None:
         """Go on until nothing is left that was not tried. Raises `NotOffsite`."""
         self._debts.work_off(self._pay)
+
+    def scrub(self, percent: float | None) -> sampling.Bad:
+        """Fetch objects, and compare: those that are not what they were, which are owed anew."""
+        return sampling.of_objects(self._delivery, self._ledger, percent)
 
     def _pay(self, debts: Sequence[Debt]) -> None:
         """Send what is owed, tell it, and strike off what arrived."""
@@ -269,14 +273,6 @@ def open_ledger(path: Path, journal: SyncState) -> Ledger:
         journal.owe(SYNC, "")
         files.publish(path, aside)
         return Ledger(path)
-
-
-def repository_of(path: str) -> str:
-    """The folder that belongs together, of which `path` is a part: that of a stamp; "" for any other file."""
-    for depth, part in enumerate(parts := path.split("/")[:-1]):
-        if STAMP.fullmatch(part):
-            return "/".join(parts[: depth + 1])
-    return ""
 
 
 def state_of(file: BinaryIO) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
+from btw_backup.clock import STAMP
 from btw_backup.files import TEMPORARY
 from btw_backup.locks import LOCK_NAME
 from btw_backup.log import debug
@@ -74,6 +75,14 @@ def files_below(root: str, folder: str, on_error: OnError) -> Iterator[str]:
 def stays_here(name: str) -> bool:
     """Whether a file or folder of this name is never sent."""
     return name.startswith(_STAYS_HERE)
+
+
+def repository_of(path: str) -> str:
+    """The folder that belongs together, of which `path` is a part: that of a stamp; "" for any other file."""
+    for depth, part in enumerate(parts := path.split("/")[:-1]):
+        if STAMP.fullmatch(part):
+            return "/".join(parts[: depth + 1])
+    return ""
 
 
 def _content(root: str, folder: str, on_error: OnError) -> tuple[list[str], list[str]]:

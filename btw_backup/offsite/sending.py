@@ -8,7 +8,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from btw_backup import progress
+from btw_backup import log, progress
 from btw_backup.offsite import Listing, Target
 from btw_backup.offsite.debts import Debts, Doubts, as_folder
 from btw_backup.offsite.parts import Part, parts_of, parts_with
@@ -23,10 +23,12 @@ _ATTEMPTS = 2
 class Sending:
     """One go at everything that is owed to `target`, from below `root`."""
 
-    def __init__(self, target: Target, journal: SyncState, root: Path) -> None:
+    def __init__(self, target: Target, journal: SyncState, root: Path, *, verify: bool = False) -> None:
+        """`verify`: nothing is owed but a comparison, so what the target lacks is lost there, and is said."""
         self._target = target
         self._debts = Debts(target, journal, root)
         self._root = self._debts.root
+        self._verify = verify
 
     def work_off(self) -> None:
         """Go on until nothing is left that was not tried. Raises `NotOffsite`."""
@@ -74,6 +76,10 @@ class Sending:
     def _deliver(self, parts: Sequence[Part]) -> tuple[Doubts, Listing]:
         """Make the target hold the files of `parts`: what is in doubt afterwards, and what is there."""
         doubts, there = self._look(parts)
+        if doubts and self._verify:
+            (first, why), *others = doubts.items()
+            more = f", and {len(others)} more" if others else ""
+            log.warn(f"{self._target.name} does not have any more what it had: {first}: {why}{more}", "it is sent anew")
         for _ in range(_ATTEMPTS):
             if not doubts:
                 break

@@ -63,12 +63,14 @@ def owe_all(general: Config, config_dir: Path) -> Owe:
     return owe
 
 
-def send(general: Config, config_dir: Path, *, wait: float) -> None:
+def send(general: Config, config_dir: Path, *, wait: float, verify: bool = False) -> None:
     """Send what is owed, also by other runs, to all targets at once; wait at most `wait` seconds for others that send.
 
-    What another run is writing right now is left to that run. Raises `NotOffsite` if anything else remains anywhere.
+    What another run is writing right now is left to that run. With `verify` each target is compared with all that there
+    is when nothing is owed to it any more: what it lacks then, it has lost, which is said. Raises `NotOffsite` if
+    anything remains anywhere.
     """
-    jobs = [partial(_sent, address, general, config_dir, wait) for address in targets(general)]
+    jobs = [partial(_sent, address, general, config_dir, wait, verify) for address in targets(general)]
     if not jobs:
         return
     from btw_backup.offsite.together import together  # noqa: PLC0415 - as above
@@ -78,6 +80,34 @@ def send(general: Config, config_dir: Path, *, wait: float) -> None:
         log.warn(problem.message, problem.hint)
     if problems:
         raise problems[-1]
+
+
+def scrub(address: Address, general: Config, config_dir: Path, *, percent: float | None, wait: float) -> dict[str, str]:
+    """Fetch what a target holds, so many percent of it, and compare: what is not what was sent, and why, is owed anew.
+
+    Raises `Locked` if another run sends there.
+    """
+    from btw_backup.offsite import objects, sampling, storekey  # noqa: PLC0415 - as above
+    from btw_backup.offsite.state import PUSH, SYNC  # noqa: PLC0415 - as above
+
+    noted = _prepared(config_dir, address)
+    known = storekey.private(config_dir / KNOWN)
+    with locks.lock(_lock_folder(config_dir, address), exclusive=True, wait=wait):
+        if address.layout == "mirror":
+            target = target_of(address, general, config_dir)
+            target.probe()
+            state = known / f"{address.name}.scrub"
+            bad = sampling.of_mirror(target, general["ROOT_PATH"], known / f"{address.name}.check", state, percent)
+            for path in bad:
+                noted.owe(PUSH, path)
+            return bad
+        target = target_of(address, general, config_dir, known / address.name)
+        target.probe()
+        with objects.opened(address, target, noted, known, general["ROOT_PATH"]) as sending:
+            bad = sending.scrub(percent)
+        if bad:
+            noted.owe(SYNC, "")
+        return bad
 
 
 def debts(config_dir: Path) -> dict[str, list[str]]:
@@ -105,10 +135,10 @@ def target_of(address: Address, general: Config, config_dir: Path, root: Path | 
     return Folder(address.place, mirrored, config_dir / KNOWN / f"{address.name}.id", address.bandwidth)
 
 
-def _sent(address: Address, general: Config, config_dir: Path, wait: float) -> FatalUserError | None:
+def _sent(address: Address, general: Config, config_dir: Path, wait: float, verify: bool) -> FatalUserError | None:
     """Send what is owed to one target; what kept something from being sent."""
     try:
-        _send(address, general, config_dir, wait)
+        _send(address, general, config_dir, wait, verify=verify)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return NotOffsite(f"not all is at {address.place} yet, because of this: {where}{error.strerror or error}")
@@ -117,33 +147,41 @@ def _sent(address: Address, general: Config, config_dir: Path, wait: float) -> F
     return None
 
 
-def _send(address: Address, general: Config, config_dir: Path, wait: float) -> None:
+def _send(address: Address, general: Config, config_dir: Path, wait: float, *, verify: bool) -> None:
     from btw_backup.offsite.debts import HINT, owed  # noqa: PLC0415 - as above
+    from btw_backup.offsite.state import SYNC  # noqa: PLC0415 - as above
 
     noted = _prepared(config_dir, address)
-    if not noted.pending():
+    if not noted.pending() and not verify:
         return
-    folder = LOCK_FOLDER if address.name == FIRST else f"{LOCK_FOLDER}.{address.name}"
     try:
-        with locks.lock(config_dir / folder, exclusive=True, wait=wait):
+        with locks.lock(_lock_folder(config_dir, address), exclusive=True, wait=wait):
             _work_off(address, general, config_dir, noted)
+            if verify:
+                noted.owe(SYNC, "")
+                _work_off(address, general, config_dir, noted, verify=True)
     except Locked as error:
         if debts := noted.pending():
             raise NotOffsite(owed(debts, address.place, error.message), HINT) from error
 
 
-def _work_off(address: Address, general: Config, config_dir: Path, noted: "SyncState") -> None:
+def _lock_folder(config_dir: Path, address: Address) -> Path:
+    return config_dir / (LOCK_FOLDER if address.name == FIRST else f"{LOCK_FOLDER}.{address.name}")
+
+
+def _work_off(address: Address, general: Config, config_dir: Path, noted: "SyncState", *, verify: bool = False) -> None:
     """Send what is owed, as the layout wants it."""
+    if not noted.pending():
+        return
     if address.layout == "mirror":
         from btw_backup.offsite.sending import Sending  # noqa: PLC0415 - as above
 
-        Sending(target_of(address, general, config_dir), noted, general["ROOT_PATH"]).work_off()
+        Sending(target_of(address, general, config_dir), noted, general["ROOT_PATH"], verify=verify).work_off()
         return
     from btw_backup.offsite import objects, storekey  # noqa: PLC0415 - as above
 
     known = storekey.private(config_dir / KNOWN)
-    stage = known / address.name
-    target = target_of(address, general, config_dir, stage)
+    target = target_of(address, general, config_dir, known / address.name)
     with objects.opened(address, target, noted, known, general["ROOT_PATH"]) as sending:
         sending.work_off()
 
