@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from btw_backup import checks
 from btw_backup.errors import ImproperlyConfigured
-from btw_backup.settings import BY_NAME, path_of_target
+from btw_backup.settings import BY_NAME
 
 FIRST = "s3"
 """The name of the target that ``S3_URI_PREFIX`` is."""
@@ -91,7 +92,7 @@ def _problems_of(name: str, entry: Mapping[str, Any], general: Mapping[str, Any]
 
 def _is_good(key: str, value: Any) -> bool:
     try:
-        path_of_target(value) if key == "PATH" else BY_NAME[key].check(value)
+        checks.folder(value) if key == "PATH" else BY_NAME[key].check(value)
     except (ValueError, TypeError):
         return False
     return True
@@ -113,7 +114,7 @@ def _address(name: str, entry: Mapping[str, Any], general: Mapping[str, Any]) ->
     encrypt_to = said("ENCRYPT_TO")
     return Address(
         name=name,
-        place=path_of_target(entry["PATH"]) if "PATH" in entry else entry["S3_URI_PREFIX"].rstrip("/") + "/",
+        place=checks.folder(entry["PATH"]) if "PATH" in entry else entry["S3_URI_PREFIX"].rstrip("/") + "/",
         s3cmd_config=entry.get("S3CMD_CONFIG", ""),
         layout=said("LAYOUT") or ("objects" if encrypt_to else "mirror"),
         encrypt_to=encrypt_to,

@@ -246,7 +246,13 @@ def _offsite(patient: Patient) -> Iterator[Finding]:
 
 def _target(patient: Patient, address: Address) -> Finding:
     try:
-        sync.target_of(address, patient.general, patient.config_dir).probe()
+        target = sync.target_of(address, patient.general, patient.config_dir)
+        target.probe()
+        if address.s3cmd_config and (left := len(target.leftovers())):
+            what = (
+                f"{address.place} has {left} upload{'s' if left > 1 else ''} that nobody finished, and that cost room"
+            )
+            return Finding(WARNING, "off-site", what, "btw-backup sync --full removes them; a lifecycle rule can, too")
     except FatalUserError as error:
         return Finding(ERROR, "off-site", f"{address.place} does not answer: {error.message}", error.hint)
     sealed = "encrypted" if address.encrypt_to else "not encrypted"

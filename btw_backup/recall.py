@@ -7,13 +7,14 @@ the place of everything else. What is to be restored is fetched into it, and pro
 import fcntl
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from btw_backup import files, listing, log, places, progress, staging
 from btw_backup.addresses import FIRST, Address
+from btw_backup.entries import Entry
 from btw_backup.errors import Damaged, FatalUserError, UsageError
 from btw_backup.keepers import Place
 from btw_backup.offsite import vault
@@ -22,9 +23,12 @@ from btw_backup.offsite.s3cmd import S3
 from btw_backup.offsite.sealing import Identities
 from btw_backup.offsite.vault import CHUNKS, Vault
 from btw_backup.records import FOLDER, Backup
-from btw_backup.store import chunks, uses
+from btw_backup.selection import Selection
+from btw_backup.store import chunks, manifest, uses
 from btw_backup.store.chunks import FORMAT_FILE, format_text
+from btw_backup.store.entry import entry_of
 
+_READINGS = 3  # a hard link that is wanted leads to its first name, and that may be told late
 TIMEOUT = 86400.0
 _SCRATCH = f"{files.TEMPORARY}from-"
 
@@ -57,14 +61,17 @@ class Recalled:
         for path, why in bad.items():
             self.vault.problems.append(f"{path}: {why}")
 
-    def fetch(self, backup: Backup) -> None:
-        """Fetch all that `backup`, of the scratch folder, needs. Raises `Damaged` if its own file cannot be had; what
-        chunks are lacking, the restore tells."""
+    def fetch(self, backup: Backup, paths: Sequence[str] = ()) -> None:
+        """Fetch all that `backup`, of the scratch folder, needs; of a tree in chunks what those `paths` of it need.
+
+        Raises `Damaged` if its own file cannot be had; what chunks are lacking, the restore tells.
+        """
         own = os.path.relpath(backup.path, self.root)
-        paths = [path for path in self.vault.paths() if path == own or path.startswith(f"{own}/")]
-        self._fetch(paths, f"{backup.address} from {self.vault.name}")
+        files_of_it = [path for path in self.vault.paths() if path == own or path.startswith(f"{own}/")]
+        self._fetch(files_of_it, f"{backup.address} from {self.vault.name}")
         if backup.keeper == "chunks":
-            wanted = [_chunk_path(name) for name in uses.chunks_of(backup.path)]
+            names = _chunks_of(backup, paths) if paths else uses.chunks_of(backup.path)
+            wanted = list(map(_chunk_path, names))
             files.make_folder(self.root / CHUNKS)
             (self.root / chunks.FOLDER / FORMAT_FILE).write_bytes(format_text(chunks.FORMAT))
             bad = self._fetched(wanted, f"{backup.address} from {self.vault.name}")
@@ -156,6 +163,23 @@ def addresses_below(recalled: Recalled) -> Iterator[Backup]:
     """All backups that the target holds, as far as names and records tell."""
     for place in listing.places(recalled.root):
         yield from listing.each(place)
+
+
+def _chunks_of(backup: Backup, paths: Sequence[str]) -> list[str]:
+    """The chunks that `paths` of a tree need: those of first names that are not among these, too."""
+    selection = Selection(backup, paths)
+    names: dict[str, None] = {}
+    takes: Callable[[Entry], bool] = selection.takes
+    for _ in range(_READINGS):
+        with manifest.opened(backup.path) as opened:
+            for member, _ in opened:
+                if takes(entry := entry_of(member)):
+                    names.update(dict.fromkeys(name for name, _, _ in member.extents))
+                    selection.waiting_for(entry)
+        if not selection.postponed:
+            break
+        takes = selection.awaits
+    return list(names)
 
 
 def _chunk_path(name: str) -> str:

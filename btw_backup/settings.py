@@ -8,17 +8,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from btw_backup import checks
 from btw_backup.clock import seconds_of
 
 COMPRESSIONS = ("zstd", "bzip2", "gzip", "xz", "none")
 GENERAL, TREE, DATABASE, COMMAND = "config.py", "a filesystem's config.py", "a database's file", "a command's file"
 TYPES = {TREE: ("tar", "rdiff", "chunks"), DATABASE: ("rdiff", "chunks", "file"), COMMAND: ("chunks", "file")}
 """The keepers that each kind of source can have, and how it is kept if nobody says: the first."""
-
-LAYOUTS = ("mirror", "objects")
-"""How a target is laid out: the same paths as below ROOT_PATH, or objects that are written once, and an index."""
-
-RECIPIENT = re.compile(r"age1[02-9ac-hj-np-z]{58}")
 
 Check = Callable[[Any], Any]
 """Gives back the value that the program works with; ValueError or TypeError if the one in the file is of no use."""
@@ -124,34 +120,6 @@ def _targets(value: Any) -> Mapping[str, Mapping[str, Any]]:
     return MappingProxyType({name: MappingProxyType(dict(target)) for name, target in value.items()})
 
 
-def path_of_target(value: Any) -> str:
-    """The folder of a target, which must be an absolute path. Raises as a `Check` does."""
-    return str(_path(value))
-
-
-def _recipients(value: Any) -> tuple[str, ...]:
-    """Public keys of age, X25519, and nothing else: a plugin's name would run a program (GHSA-32gq-x56h-299c)."""
-    found = _texts(value)
-    if not all(RECIPIENT.fullmatch(one) for one in found):
-        raise ValueError
-    if found:
-        import pyrage  # noqa: PLC0415 - who does not encrypt need not load it
-
-        for one in found:
-            try:
-                pyrage.x25519.Recipient.from_str(one)
-            except pyrage.RecipientError as error:
-                raise ValueError from error
-    return found
-
-
-def _bytes_per_second(value: Any) -> int:
-    found = re.fullmatch(r"(\d{1,12})([kKMG]?)", _text(value))
-    if not found or not int(found[1]):
-        raise ValueError
-    return int(found[1]) << {"": 0, "k": 10, "K": 10, "M": 20, "G": 30}[found[2]]
-
-
 def _postgresql(value: Any) -> str:
     text = _text(value)
     if not text.startswith(("postgresql://", "postgresql+psycopg://")):
@@ -191,17 +159,17 @@ SETTINGS = (
         "stay on this machine only",
     ),
     Setting(
-        "ENCRYPT_TO", (GENERAL,), "a list of public keys of age, age1…", _recipients, (), '["age1…"]',
+        "ENCRYPT_TO", (GENERAL,), "a list of public keys of age, age1…", checks.recipients, (), "[]",
         "for whom everything is encrypted before it leaves this machine, which cannot read it then; ``keys generate`` "
         "makes a key. Makes ``LAYOUT`` objects",
     ),
     Setting(
-        "LAYOUT", (GENERAL,), "one of " + ", ".join(LAYOUTS), _one_of(*LAYOUTS), None, '"mirror"',
+        "LAYOUT", (GENERAL,), "one of " + ", ".join(checks.LAYOUTS), _one_of(*checks.LAYOUTS), None, '"mirror"',
         "how targets are laid out: the same paths as below ``ROOT_PATH``, or objects that are written once. By default "
         "mirror, with ``ENCRYPT_TO`` objects",
     ),
     Setting(
-        "BANDWIDTH", (GENERAL,), "bytes per second, such as 500k or 2M", _bytes_per_second, None, '"2M"',
+        "BANDWIDTH", (GENERAL,), "bytes per second, such as 500k or 2M", checks.bytes_per_second, None, '"2M"',
         "how fast anything is sent to each target, at most",
     ),
     Setting(

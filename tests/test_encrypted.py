@@ -355,6 +355,19 @@ def test_roll_back_is_seen(btw: Installation, source: Path, nas: Path, key: Key)
     assert "it was rolled back" in btw("keys", "test", key.path, status=5).err
 
 
+def test_a_path_costs_what_it_needs(btw: Installation, source: Path, nas: Path, key: Key) -> None:
+    """Of a tree in chunks only those of the path are fetched, and of a hard link those of its first name."""
+    (source / "big").write_bytes(random.Random(1).randbytes(20 << 20))  # noqa: S311
+    (source / "etc" / "z-link").hardlink_to(source / "etc" / "deep" / "file")
+    btw.tree(source, "chunks")
+    btw("fs", source, "www")
+    for path in data(nas)[:3]:
+        path.unlink()
+    target = restored(btw, "out", "www", *from_(nas, key), "--path", "etc/z-link")
+    assert (target / "etc/z-link").read_bytes() == (source / "etc/deep/file").read_bytes()
+    assert not (target / "big").exists()
+
+
 def test_chunk_that_rots_ends_in_damaged(btw: Installation, source: Path, nas: Path, key: Key) -> None:
     """F107: the rest of the backup comes back, with status 5."""
     (source / "big").write_bytes(random.Random(1).randbytes(3 << 20))  # noqa: S311

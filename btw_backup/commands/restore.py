@@ -92,7 +92,7 @@ def _from_elsewhere(context: Context, args: argparse.Namespace) -> None:
                 raise UsageError("a uid is not enough here", "give DST[@SPEC]")
             recalled.show(recalled.place(dst).dst)
             backup = _found(recalled.place(dst), spec)
-            recalled.fetch(backup)
+            recalled.fetch(backup, args.path)
             _restore(context, args, backup, listing.keeper_of(backup))
         recalled.check()
 

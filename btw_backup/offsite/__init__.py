@@ -51,5 +51,12 @@ class Target(Protocol):
         """Those of `paths` whose file is not proved by `listing` to be there with the same content, and why. A file
         that is gone here is none of them."""
 
+    def leftovers(self) -> Sequence[str]:
+        """What runs of ours that died left there half sent, which nobody needs: parts of an object, or a file without
+        its name. Who holds the lock of the target may `sweep` them."""
+
+    def sweep(self, leftovers: Sequence[str]) -> None:
+        """Remove some of what `leftovers` gave."""
+
     def remove(self, paths: Sequence[str]) -> str:
         """Remove these objects, and none that is not named. The first complaint, or ""."""

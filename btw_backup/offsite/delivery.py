@@ -130,6 +130,10 @@ class Delivery:
             raise ProgramFailed(f"{path}: {doubts[path]}")
         (self._stage / path).unlink(missing_ok=True)
 
+    def sweep(self) -> None:
+        """Remove from the target what died runs left there half sent."""
+        self._target.sweep(self._target.leftovers())
+
     def verify(self) -> list[str]:
         """Look whether all that was proved is still there as it was. What is not is forgotten, and the files that need
         it are owed anew: those are given back, and chunks by their names."""

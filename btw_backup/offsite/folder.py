@@ -10,6 +10,7 @@ import stat
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -157,6 +158,19 @@ class Folder:
                         return ""
         except OSError as error:
             return f"it cannot be read there: {error.strerror}"
+
+    def leftovers(self) -> Sequence[str]:
+        """See `Target`."""
+        found = []
+        for folder, _, names in os.walk(self._top):
+            found += [os.path.join(folder, name) for name in names if name.startswith(files.TEMPORARY)]
+        return found
+
+    def sweep(self, leftovers: Sequence[str]) -> None:
+        """See `Target`."""
+        for path in leftovers:
+            with suppress(OSError):
+                os.unlink(path)
 
     def remove(self, paths: Sequence[str]) -> str:
         """See `Target`."""

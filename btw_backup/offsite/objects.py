@@ -89,6 +89,7 @@ class Objects:
             self._finish_what_was_begun()
         self._doubts = {}
         if any(debt.op == SYNC and not debt.path for debt in debts):
+            self._delivery.sweep()
             self._delivery.verify()
         with progress.shown(f"to {self._delivery.name}", sum(map(self._size_of, debts))) as advance:
             for path in self._paths(debts):

@@ -36,6 +36,7 @@ _FEWEST = 25  # files that are worth a call of their own
 
 _ROW = re.compile(r"\S+ \S+ +(\d+)  (\S*) *  ([A-Z_]*) *  (s3://.*)")
 _ROW_WITH_MD5 = re.compile(r"\S+ \S+ +\d+  ([0-9a-f]{32}) *  (s3://.*)")
+_UPLOAD = re.compile(r"[^\t]+\t(s3://[^\t]+)\t(\S+)")
 _KMS = re.compile(r"^ *MD5 sum: +([0-9a-f]{32})\n *SSE: +aws:kms", re.MULTILINE)
 _FAITHFUL = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]*")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -123,6 +124,22 @@ class S3:
     def _at_once(self, jobs: Sequence[Callable[[], str]]) -> str:
         """Do `jobs`, a few at once; the first complaint."""
         return next(filter(None, together(jobs, CALLS)), "")
+
+    def leftovers(self) -> Sequence[str]:
+        """See `Target`. A server that cannot tell has none."""
+        bucket = "/".join(self.name.split("/", 3)[:3])
+        try:
+            output = self._run(["multipart", bucket], LISTING_LIMIT, tolerant=True).decode("utf-8", "surrogateescape")
+        except ProgramFailed as error:
+            debug(error.message)
+            return []
+        rows = filter(None, map(_UPLOAD.fullmatch, output.split("\n")))
+        return [f"{row[1]} {row[2]}" for row in rows if row[1].startswith(self.name)]
+
+    def sweep(self, leftovers: Sequence[str]) -> None:
+        """See `Target`."""
+        for each in leftovers:
+            self._attempt(["abortmp", *each.rsplit(" ", 1)])
 
     def remove(self, paths: Sequence[str]) -> str:
         """See `Target`."""

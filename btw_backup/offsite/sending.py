@@ -43,6 +43,8 @@ class Sending:
                 self._debts.look_after_missing(debt, kinds[debt])
         files = [d for d in debts if kinds[d] == stat.S_IFREG and not any(_covers(other, d) for other in covering)]
         self._work_off_files(files)
+        if any(not debt.path for debt in covering):
+            self._target.sweep(self._target.leftovers())
         for debt in covering:
             doubts = self._deliver_folder(debt)
             for each in debts:
