@@ -4,6 +4,7 @@
 """
 
 import os
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +25,7 @@ _COMMON = ("ENCRYPT_TO", "LAYOUT", "BANDWIDTH", "SERVER_SIDE_ENCRYPTION")
 class Address:
     """A target: its `name`, where it is (``s3://…``, or the path of a folder), and how it wants to be treated.
 
-    `encrypt_to` are public keys of age; `bandwidth` is in bytes per second, 0 for as fast as can be.
+    `encrypt_to` are public keys of age.
     """
 
     name: str
@@ -32,13 +33,24 @@ class Address:
     s3cmd_config: str = ""
     layout: str = "mirror"
     encrypt_to: tuple[str, ...] = ()
-    bandwidth: int = 0
+    bandwidth: checks.Rates = ()
     server_side_encryption: bool = True
+
+    def rate(self, hour: int | None = None) -> int:
+        """How many bytes per second may be sent at that hour, or now; 0 is as fast as can be."""
+        hour = time.localtime().tm_hour if hour is None else hour
+        rates = (rate for start, end, rate in self.bandwidth if _is_between(hour, start, end))
+        return next(rates, 0)
 
     @property
     def encryption(self) -> str:
         """In a word, for people."""
         return "age" if self.encrypt_to else "none"
+
+
+def _is_between(hour: int, start: int, end: int) -> bool:
+    """Whether it is `start` o'clock or later, and not yet `end`; also over midnight."""
+    return start <= hour < end if start <= end else hour >= start or hour < end
 
 
 def addresses(general: Mapping[str, Any]) -> list[Address]:
@@ -118,6 +130,6 @@ def _address(name: str, entry: Mapping[str, Any], general: Mapping[str, Any]) ->
         s3cmd_config=entry.get("S3CMD_CONFIG", ""),
         layout=said("LAYOUT") or ("objects" if encrypt_to else "mirror"),
         encrypt_to=encrypt_to,
-        bandwidth=said("BANDWIDTH") or 0,
+        bandwidth=said("BANDWIDTH") or (),
         server_side_encryption=said("SERVER_SIDE_ENCRYPTION"),
     )

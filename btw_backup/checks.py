@@ -9,6 +9,7 @@ LAYOUTS = ("mirror", "objects")
 
 _RECIPIENT = re.compile(r"age1[02-9ac-hj-np-z]{58}")
 _RATE = re.compile(r"(\d{1,12})([kKMG]?)")
+_HOURS = re.compile(r"(\d\d)-(\d\d)")
 _UNITS = {"": 0, "k": 10, "K": 10, "M": 20, "G": 30}
 
 
@@ -37,9 +38,28 @@ def recipients(value: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
-def bytes_per_second(value: Any) -> int:
-    """A rate such as 500k or 2M."""
+Rates = tuple[tuple[int, int, int], ...]
+"""Bytes per second, each from one hour of the day to another."""
+
+
+def bandwidth(value: Any) -> Rates:
+    """A rate such as 500k or 2M, or rates by the hours of the day in which they hold: {"08-18": "500k"}."""
+    if isinstance(value, str):
+        return ((0, 24, _rate(value)),)
+    if not isinstance(value, dict) or not value:
+        raise ValueError
+    return tuple((*_hours(hours), _rate(rate)) for hours, rate in value.items())
+
+
+def _rate(value: Any) -> int:
     found = _RATE.fullmatch(value)
     if not found or not int(found[1]):
         raise ValueError
     return int(found[1]) << _UNITS[found[2]]
+
+
+def _hours(value: Any) -> tuple[int, int]:
+    found = _HOURS.fullmatch(value)
+    if not found or int(found[1]) > 24 or int(found[2]) > 24:
+        raise ValueError
+    return int(found[1]), int(found[2])

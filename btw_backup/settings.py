@@ -169,8 +169,9 @@ SETTINGS = (
         "mirror, with ``ENCRYPT_TO`` objects",
     ),
     Setting(
-        "BANDWIDTH", (GENERAL,), "bytes per second, such as 500k or 2M", checks.bytes_per_second, None, '"2M"',
-        "how fast anything is sent to each target, at most",
+        "BANDWIDTH", (GENERAL,), "bytes per second, such as 500k, or a dictionary of them by the hours of the day",
+        checks.bandwidth, None, '{"08-18": "500k"}',
+        "how fast anything is sent to each target, at most; in the hours that are not named, as fast as can be",
     ),
     Setting(
         "SERVER_SIDE_ENCRYPTION", (GENERAL,), "True or False", _flag, True, "True",

@@ -1,5 +1,6 @@
 """Encrypted targets: the machine can send and cannot read, names tell nothing, and what is not as it was sent is seen."""
 
+import bz2
 import hashlib
 import json
 import os
@@ -24,8 +25,9 @@ from btw_backup.offsite.state import SyncState
 from tests.conftest import Installation, tree_differences
 from tests.faultproxy import FaultProxy, Rule
 from tests.s3 import Bucket, bucket, configure, free_port, s3_server
+from tests.servers import Postgres, postgres, shop
 
-__all__ = ["bucket", "s3_server"]
+__all__ = ["bucket", "postgres", "s3_server", "shop"]
 
 CANARY = "canary-in-a-coal-mine"
 TYPES = ("tar", "rdiff", "chunks")
@@ -119,6 +121,30 @@ def test_total_loss_for_every_keeper(btw: Installation, source: Path, nas: Path,
     assert sorted(row["dst"] for row in rows).count(f"{CANARY}/rdiff") == 2
     assert {row["keeper"] for row in rows} == {"tar", "rdiff", "chunks", "file"}
     assert ended.err == "", "the key vouches for the store key"
+
+
+def test_total_loss_of_databases(btw: Installation, nas: Path, key: Key, shop: Postgres) -> None:
+    """The same for dumps, of each type, into a new database; names of databases tell nothing either."""
+    for type_ in ("rdiff", "chunks", "file"):
+        (btw.config_dir / "shop.py").write_text(f"TYPE = {type_!r}\n")
+        btw("db", "shop", f"db/{type_}", env=shop.env)
+    btw("db", "-g", "db/global", env=shop.env)
+    btw("keys", "test", "--pin", key.path)
+    content = b"".join(path.read_bytes() for path in objects(nas))
+    assert b"shop" not in content
+    shutil.rmtree(btw.config_dir)
+    shutil.rmtree(btw.root)
+    empty = Installation(btw.top / "elsewhere")
+    empty.top.mkdir()
+    expected = shop.dump("shop")
+    for type_ in ("rdiff", "chunks", "file"):
+        empty("restore", *from_(nas, key), f"db/{type_}", "--database", f"back_{type_}", env=shop.env)
+        assert shop.dump(f"back_{type_}") == expected
+    ended = subprocess.run(
+        [sys.executable, "-m", "btw_backup", "restore", *map(str, from_(nas, key)), "db/global", "-"],
+        check=True, capture_output=True, cwd=Path(__file__).parent.parent,
+    )  # fmt: skip
+    assert b"CREATE ROLE" in bz2.decompress(ended.stdout)
 
 
 def test_without_this_program(btw: Installation, source: Path, nas: Path, key: Key) -> None:

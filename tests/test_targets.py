@@ -1,13 +1,19 @@
 """Several targets: each has a sync state of its own, and one that is down or lies holds up no other."""
 
 import json
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from btw_backup.addresses import Address
+from btw_backup.checks import bandwidth
+from btw_backup.offsite.debts import Owed, touches
 from btw_backup.offsite.state import SyncState
 from tests.conftest import Installation
 from tests.faultproxy import FaultProxy, Rule
@@ -74,6 +80,29 @@ def test_a_new_target_is_owed_everything(btw: Installation, source: Path) -> Non
     btw.configure(f"OFFSITE = {{'nas': {{'PATH': {str(moved)!r}}}}}\n")
     btw("sync")
     assert files_below(moved) == mirrored(btw)
+
+
+def test_root_path_is_rebuilt_from_a_mirror(btw: Installation, source: Path, nas: Path) -> None:
+    """import --from: every keeper's backups come back, and are continued."""
+    for type_ in ("tar", "rdiff", "chunks"):
+        subprocess.run(["cp", "-a", source, btw.top / type_], check=True)
+        btw.tree(btw.top / type_, type_, type_)
+        btw("fs", btw.top / type_, f"www/{type_}")
+    before, kept = btw("list").out, mirrored(btw)
+    shutil.rmtree(btw.root)
+    btw.root.mkdir()
+    (btw.config_dir / "root-id").unlink()
+    btw("import", "--from", "nas", "www/rdiff")
+    assert {path for path in mirrored(btw) if not path.startswith((".store", "www/rdiff"))} == set()
+    btw("import", "--from", "nas")
+    assert mirrored(btw) == kept
+    assert btw("list").out == before
+    btw("scrub")
+    for type_ in ("tar", "rdiff", "chunks"):
+        (btw.top / type_ / "new").touch()
+        btw("fs", btw.top / type_, f"www/{type_}")
+    btw("scrub")
+    assert files_below(nas) == mirrored(btw)
 
 
 def test_an_empty_mount_point_is_not_the_target(btw: Installation, source: Path, nas: Path) -> None:
@@ -156,3 +185,22 @@ def test_bandwidth(btw: Installation, source: Path, nas: Path) -> None:
     btw("sync")
     assert 2.5 < time.monotonic() - began < 8
     assert files_below(nas) == mirrored(btw)
+
+
+def test_bandwidth_by_the_hour() -> None:
+    """E11: also over midnight; as fast as can be in the hours that are not named."""
+    rates = bandwidth({"08-18": "500k", "22-06": "2M"})
+    found = {hour: Address("x", "/x", bandwidth=rates).rate(hour) for hour in (7, 8, 17, 18, 21, 22, 23, 0, 5, 6)}
+    assert found == {7: 0, 8: 512000, 17: 512000, 18: 0, 21: 0, 22: 2 << 20, 23: 2 << 20, 0: 2 << 20, 5: 2 << 20, 6: 0}
+    for bad in ("", "0", "fast", {}, {"8-18": "1M"}, {"08-25": "1M"}, {"08-18": 1}, 5):
+        with pytest.raises((ValueError, TypeError)):
+            bandwidth(bad)
+
+
+@given(
+    st.lists(st.text("ab/", max_size=6).filter(lambda path: "//" not in path and not path.startswith("/"))),
+    st.text("ab/", min_size=1, max_size=6).filter(lambda path: "//" not in path and path.strip("/") == path),
+)
+def test_what_is_owed_of_a_path(owed: list[str], path: str) -> None:
+    """As fast as it is for many, it is the same as asking of each."""
+    assert Owed(owed).touches(path) == any(touches(path, each) for each in owed)

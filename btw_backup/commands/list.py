@@ -24,7 +24,6 @@ from btw_backup.commands.command import Command, Context
 from btw_backup.errors import UsageError
 from btw_backup.keepers import Place
 from btw_backup.log import size_text
-from btw_backup.offsite import sync
 from btw_backup.records import Backup
 
 if TYPE_CHECKING:
@@ -75,10 +74,9 @@ def _show(
 
 def _rows(context: Context, place: Place) -> Iterator[Row]:
     """The backups, each with the targets that do not have it yet."""
-    debts = sync.debts(context.config_dir)
     for backup in listing.each(place):
-        path = os.path.relpath(backup.path, context.root)
-        yield {**_row(backup), "owed_to": [name for name, owed in debts.items() if sync.is_owed(path, owed)]}
+        path = os.path.relpath(backup.path, context.root) if context.debts else ""
+        yield {**_row(backup), "owed_to": [name for name, owed in context.debts.items() if owed.touches(path)]}
 
 
 def _removed_rows(context: Context, place: Place) -> Iterator[Row]:

@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from btw_backup import locks, records
@@ -100,3 +100,23 @@ def touches(path: str, owed_path: str) -> bool:
     """Whether one of two paths lies in the other, or they are the same."""
     one, other = as_folder(path), as_folder(owed_path)
     return one.startswith(other) or other.startswith(one)
+
+
+class Owed:
+    """The `paths` that are owed, to be asked about many others."""
+
+    def __init__(self, paths: Iterable[str]) -> None:
+        self._owed = {path.strip("/") for path in paths}
+        self._above = {above for path in self._owed for above in _and_above(path)}
+
+    def touches(self, path: str) -> bool:
+        """Whether `path`, something in it, or something that it is in, is owed."""
+        return path in self._above or any(above in self._owed for above in _and_above(path))
+
+
+def _and_above(path: str) -> Iterator[str]:
+    """`path`, and the folders that it is in; "" is all of ROOT_PATH."""
+    yield path
+    while path:
+        path = path.rpartition("/")[0]
+        yield path

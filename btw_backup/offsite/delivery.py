@@ -12,6 +12,7 @@ from btw_backup.log import debug
 from btw_backup.offsite import Listing, Stored, Target
 from btw_backup.offsite.index import Ref
 from btw_backup.offsite.ledger import CHUNK, Ledger
+from btw_backup.offsite.together import begun
 
 BATCH_FILES, BATCH_BYTES = 500, 128 << 20
 _ATTEMPTS = 2
@@ -32,11 +33,12 @@ class Delivery:
         self.seal = seal
         self.name = target.name
         self._batch: list[Ref] = []
+        self._under_way: tuple[list[Ref], Callable[[], tuple[Mapping[str, str], Listing]]] | None = None
         self._lost: dict[Ref, str] = {}
         self._lost_chunks: dict[str, str] = {}
 
     def stage(self, identity: bytes, content: bytes) -> Ref:
-        """Have `content` sent, with others. Raises what the sending of a batch that is full by that raises."""
+        """Have `content` sent, with others. Raises what the sending of an earlier batch raised."""
         sealed = self.seal(content)
         batch = self._batch[0].batch if self._batch else self._ledger.next_batch()
         ref = Ref(batch, hashlib.sha256(sealed).hexdigest(), len(content), len(sealed))
@@ -54,6 +56,7 @@ class Delivery:
         """Send what is left, and give back all that did not arrive since it was asked last: objects, and chunks by
         their names."""
         self._send_batch()
+        self._settle()
         lost, chunks = self._lost, self._lost_chunks
         self._lost, self._lost_chunks = {}, {}
         return lost, chunks
@@ -66,6 +69,7 @@ class Delivery:
             debug(f"batch {batch} was not finished: {len(whole)} objects are still here")
             self._batch = whole
             self._send_batch()
+        self._settle()
         self._ledger.drop(self._ledger.staged())
         pending = self._ledger.pending()
         self._sweep(keep=pending.path if pending else "")
@@ -85,17 +89,25 @@ class Delivery:
                     path.unlink()
 
     def _send_batch(self) -> None:
-        if not self._batch:
+        """Begin to send the batch, when the one before has ended: meanwhile the next one is staged."""
+        self._settle()
+        if self._batch:
+            self._ledger.save()
+            batch, self._batch = self._batch, []
+            paths, prefix = [ref.path for ref in batch], os.path.dirname(batch[0].path) + "/"
+            self._under_way = batch, begun(lambda: self._sent(paths, prefix))
+
+    def _settle(self) -> None:
+        """Wait for the batch that is under way, and note what of it arrived."""
+        if self._under_way is None:
             return
-        self._ledger.save()
-        refs = {ref.path: ref for ref in self._batch}
-        doubts, there = self._sent(list(refs), os.path.dirname(self._batch[0].path) + "/")
-        proved = [(ref, there[path].checksum) for path, ref in refs.items() if path not in doubts]
-        self._ledger.proved(proved)
-        self._lose({refs[path]: why for path, why in doubts.items()})
-        self._batch = []
-        for path in refs:
-            (self._stage / path).unlink(missing_ok=True)
+        batch, ended = self._under_way
+        self._under_way = None
+        doubts, there = ended()
+        self._ledger.proved([(ref, there[ref.path].checksum) for ref in batch if ref.path not in doubts])
+        self._lose({ref: doubts[ref.path] for ref in batch if ref.path in doubts})
+        for ref in batch:
+            (self._stage / ref.path).unlink(missing_ok=True)
 
     def _lose(self, lost: Lost) -> None:
         """Forget what did not arrive: it is sent under another name the next time, as this one may be taken."""

@@ -9,7 +9,7 @@ import os
 import stat
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -25,16 +25,23 @@ _HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE, e
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
+Rate = Callable[[], int]
+
+
+def _unlimited() -> int:
+    return 0
+
+
 class Folder:
     """Files below `top` that mirror the folder `root`. `id_copy` is the file with the id that `top` must have, None to
-    ask for none; `bandwidth` is in bytes per second, 0 for as fast as can be. Contract: `Target`."""
+    ask for none; `rate` tells how many bytes per second may be sent, 0 for as fast as can be. Contract: `Target`."""
 
-    def __init__(self, top: str, root: Path, id_copy: Path | None = None, bandwidth: int = 0) -> None:
+    def __init__(self, top: str, root: Path, id_copy: Path | None = None, rate: Rate = _unlimited) -> None:
         self.name = top.rstrip("/") + "/"
         self._top = Path(top)
         self._root = os.path.realpath(root)
         self._id_copy = id_copy
-        self._bandwidth = bandwidth
+        self._rate = rate
 
     def probe(self) -> None:
         """See `Target`."""
@@ -92,7 +99,7 @@ class Folder:
             self._give_identity(self._id_copy)
         for path in paths:
             try:
-                self._copy(Path(self._root, path), self._top / path, self._bandwidth)
+                self._copy(Path(self._root, path), self._top / path, self._rate)
             except OSError as error:
                 first = first or self._complaint(error)
         return first
@@ -102,7 +109,7 @@ class Folder:
         first = ""
         for path in paths:
             try:
-                self._copy(self._top / path, folder / path, 0)
+                self._copy(self._top / path, folder / path, _unlimited)
             except OSError as error:
                 first = first or self._complaint(error)
         return first
@@ -115,15 +122,17 @@ class Folder:
             raise Unreachable(message) from error
         return message
 
-    def _copy(self, source: Path, target: Path, bandwidth: int) -> None:
+    def _copy(self, source: Path, target: Path, rate: Rate) -> None:
         files.make_folder(target.parent)
-        began, done = time.monotonic(), 0
         with open(os.open(source, _READ), "rb", buffering=0) as file, files.published(target) as out:
-            while piece := file.read(_PIECE if not bandwidth else min(_PIECE, bandwidth)):
+            began = time.monotonic()
+            while piece := file.read(min(_PIECE, rate() or _PIECE)):
                 files.write_all(out.fileno(), piece)
-                done += len(piece)
-                if bandwidth:
-                    time.sleep(max(0.0, done / bandwidth - (time.monotonic() - began)))
+                if now := rate():
+                    time.sleep(max(0.0, began + len(piece) / now - time.monotonic()))
+                began = time.monotonic()
+            mtime = os.fstat(file.fileno()).st_mtime_ns
+            os.utime(out.fileno(), ns=(mtime, mtime))
 
     def unproved(self, paths: Sequence[str], listing: Listing) -> Mapping[str, str]:
         """See `Target`."""

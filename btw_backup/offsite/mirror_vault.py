@@ -1,6 +1,5 @@
 """Reads a target with the layout mirror: the paths there are those below ROOT_PATH."""
 
-import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -52,7 +51,8 @@ class MirrorVault:
             lost = fetched(self._target, batch, self._folder, self._wrong)
             for path in batch:
                 if path not in lost:
-                    put(self._folder / path, root / path, time.time_ns())
+                    source = self._folder / path
+                    put(source, root / path, source.lstat().st_mtime_ns)
                     advance(self._sizes[path])
             bad.update(lost)
         files.remove(self._folder)

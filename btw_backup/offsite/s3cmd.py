@@ -32,7 +32,7 @@ _ARGUMENTS = 500  # in one command line
 CALLS = 4
 """How many s3cmd run at once: each is busy with one file at a time, and mostly waits for the server."""
 
-_FEWEST = 25  # files that are worth a call of their own
+_FEWEST, _LEAST = 25, 16 << 20  # files, or bytes, that are worth a call of their own
 
 _ROW = re.compile(r"\S+ \S+ +(\d+)  (\S*) *  ([A-Z_]*) *  (s3://.*)")
 _ROW_WITH_MD5 = re.compile(r"\S+ \S+ +\d+  ([0-9a-f]{32}) *  (s3://.*)")
@@ -51,7 +51,7 @@ class S3:
         self._config = os.path.abspath(os.path.expanduser(address.s3cmd_config))
         self._root = os.path.realpath(root)
         self._timeout = timeout
-        self._bandwidth = address.bandwidth
+        self._rate = address.rate
         self._hidden = ["--no-preserve"] if address.layout == "objects" else []  # else the names of users are told
         self._sse = ["--server-side-encryption"] if address.server_side_encryption else []
         self._etags = Etags(self._root)
@@ -86,11 +86,22 @@ class S3:
             if not mangled(path):
                 groups.setdefault((self._part_size(path), "/" in path), []).append(path)
         self._sent = frozenset(paths)
-        shares = [
-            (group[n::many], *how) for how, group in groups.items() for many in [_calls(group)] for n in range(many)
-        ]
-        rate = self._bandwidth // min(len(shares), CALLS) if shares else 0
+        shares = [(share, *how) for how, group in groups.items() for share in self._shares(group)]
+        rate = self._rate()
+        rate = max(1, rate // min(len(shares), CALLS)) if rate and shares else 0
         return self._at_once([partial(self._put, *share, rate) for share in shares])
+
+    def _shares(self, paths: list[str]) -> list[list[str]]:
+        """`paths` for each of the calls that they are best sent in: a call takes a third of a second to begin."""
+        size = sum(map(self._size, paths))
+        many = min(CALLS, len(paths), max(1, len(paths) // _FEWEST, size // _LEAST))
+        return [paths[n::many] for n in range(many)]
+
+    def _size(self, path: str) -> int:
+        try:
+            return self._etags.size(path)
+        except OSError:
+            return 0
 
     def _put(self, paths: list[str], part: int, below: bool, rate: int) -> str:
         """Send `paths`, all of them `below` the top of the folder or all directly in it.
@@ -117,7 +128,7 @@ class S3:
         for inner, uris in groups.items():
             files.make_folder(folder / inner)
             last = [f"{folder / inner}/"]
-            many = _calls(uris)
+            many = max(1, min(CALLS, len(uris) // 4))
             jobs += [partial(self._each, ["get", "--force"], uris[n::many], last) for n in range(many)]
         return self._at_once(jobs)
 
@@ -193,10 +204,7 @@ class S3:
 
     def _part_size(self, path: str) -> int:
         """The size of the parts of `path` in MiB: s3cmd's own, unless they would be too many."""
-        try:
-            return max(PART, -(-self._etags.size(path) // (_MAX_PARTS << 20)))
-        except OSError:
-            return PART
+        return max(PART, -(-self._size(path) // (_MAX_PARTS << 20)))
 
     def _attempt(self, command: Sequence[str], stdin: int | None = None) -> str:
         """Run s3cmd and give back what it complained of; only a target that is gone is an error here."""
@@ -222,11 +230,6 @@ class S3:
             return process.run(whole, accepted=accepted, timeout=limit, on_line=complaints.take, stdin=stdin)
         except ProgramFailed as error:
             raise complaints.explained(error) from error
-
-
-def _calls(paths: Sequence[str]) -> int:
-    """In how many calls `paths` are best dealt with."""
-    return max(1, min(CALLS, len(paths) // _FEWEST))
 
 
 def mangled(path: str) -> str:

@@ -4,7 +4,7 @@ Each target has a journal of its own: ``sync_state`` for the first, ``sync_state
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from btw_backup.keepers import Owe
 
 if TYPE_CHECKING:
     from btw_backup.offsite import Target
+    from btw_backup.offsite.debts import Owed
     from btw_backup.offsite.state import SyncState
 
 JOURNAL = "sync_state"
@@ -110,17 +111,12 @@ def scrub(address: Address, general: Config, config_dir: Path, *, percent: float
         return bad
 
 
-def debts(config_dir: Path) -> dict[str, list[str]]:
-    """The paths that each target is still owed; those that are owed nothing are left out."""
-    found = {name: [debt.path for debt in each.pending()] for name, each in journals(config_dir)}
-    return {name: paths for name, paths in found.items() if paths}
+def debts(config_dir: Path) -> "dict[str, Owed]":
+    """What each target is still owed; those that are owed nothing are left out."""
+    from btw_backup.offsite.debts import Owed  # noqa: PLC0415 - as above
 
-
-def is_owed(path: str, owed: Sequence[str]) -> bool:
-    """Whether `path`, or anything in it, is among the paths that are `owed`."""
-    from btw_backup.offsite.debts import touches  # noqa: PLC0415 - as above
-
-    return any(touches(path, each) for each in owed)
+    pending = {name: each.pending() for name, each in journals(config_dir)}
+    return {name: Owed(debt.path for debt in found) for name, found in pending.items() if found}
 
 
 def target_of(address: Address, general: Config, config_dir: Path, root: Path | None = None) -> "Target":
@@ -132,7 +128,7 @@ def target_of(address: Address, general: Config, config_dir: Path, root: Path | 
         return S3(address, mirrored, general["SYNC_TIMEOUT"])
     from btw_backup.offsite.folder import Folder  # noqa: PLC0415 - as above
 
-    return Folder(address.place, mirrored, config_dir / KNOWN / f"{address.name}.id", address.bandwidth)
+    return Folder(address.place, mirrored, config_dir / KNOWN / f"{address.name}.id", address.rate)
 
 
 def _sent(address: Address, general: Config, config_dir: Path, wait: float, verify: bool) -> FatalUserError | None:

@@ -7,6 +7,29 @@ from typing import TypeVar
 Result = TypeVar("Result")
 
 
+def begun(job: Callable[[], Result]) -> Callable[[], Result]:
+    """Begin `job` in a thread. What is given back waits for its end: what it gave, or raised."""
+    results: list[Result] = []
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            results.append(job())
+        except BaseException as error:  # noqa: BLE001 - as below
+            errors.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+
+    def ended() -> Result:
+        thread.join()
+        if errors:
+            raise errors[0]
+        return results[0]
+
+    return ended
+
+
 def together(jobs: Sequence[Callable[[], Result]], most: int) -> list[Result]:
     """What `jobs` give, in their order; at most `most` at a time, and all of them, whatever one raises. Raises the
     first error.
