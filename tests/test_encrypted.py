@@ -569,6 +569,19 @@ def test_f92_killed_at_any_moment(btw: Installation, source: Path, nas: Path, ke
     ledger.close()
 
 
+def test_f93_disk_full_while_encrypting(btw: Installation, source: Path, nas: Path, key: Key, tmpfs: Path) -> None:
+    """F93: 6, never in clear, nothing left; with room it is sent."""
+    (source / "big").write_bytes(random.Random(1).randbytes(70 << 20))  # noqa: S311
+    (btw.config_dir / ".offsite").symlink_to(tmpfs)
+    btw.tree(source, "chunks")
+    ended = btw("fs", source, "www", status=6)
+    assert f"nothing can be staged in {btw.config_dir}/.offsite/nas: No space left on device" in ended.err
+    (btw.config_dir / ".offsite").unlink()
+    subprocess.run(["cp", "-a", tmpfs, btw.config_dir / ".offsite"], check=True)
+    btw("sync")
+    assert tree_differences(source, restored(btw, "out", "www", *from_(nas, key))) == ""
+
+
 def test_padding() -> None:
     """T4: at most 12 %, and few lengths."""
     for length in (0, 1, 255, 256, 1000, 65_537, 2 << 20, 14 << 20):

@@ -187,6 +187,13 @@ def test_bandwidth(btw: Installation, source: Path, nas: Path) -> None:
     assert files_below(nas) == mirrored(btw)
 
 
+def test_config_show_knows_targets(btw: Installation, nas: Path) -> None:
+    """What holds for each, wherever it was said."""
+    rows = json.loads(btw("config", "show", "--json").out)
+    found = {row["setting"]: row["value"] for row in rows if row["job"] == "target nas"}
+    assert (found["PATH"], found["LAYOUT"], found["ENCRYPT_TO"]) == (str(nas), "mirror", [])
+
+
 def test_bandwidth_by_the_hour() -> None:
     """E11: also over midnight; as fast as can be in the hours that are not named."""
     rates = bandwidth({"08-18": "500k", "22-06": "2M"})

@@ -2,7 +2,8 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 
@@ -43,9 +44,10 @@ class Delivery:
         batch = self._batch[0].batch if self._batch else self._ledger.next_batch()
         ref = Ref(batch, hashlib.sha256(sealed).hexdigest(), len(content), len(sealed))
         path = self._stage / ref.path
-        path.parent.mkdir(0o700, parents=True, exist_ok=True)
-        with files.create(path) as out:
-            files.write_all(out.fileno(), sealed)
+        with self._staging():
+            path.parent.mkdir(0o700, parents=True, exist_ok=True)
+            with files.create(path) as out:
+                files.write_all(out.fileno(), sealed)
         self._ledger.stage(identity, ref)
         self._batch.append(ref)
         if len(self._batch) >= BATCH_FILES or sum(one.stored for one in self._batch) >= BATCH_BYTES:
@@ -132,8 +134,17 @@ class Delivery:
 
     def write(self, path: str, content: bytes) -> None:
         """Put a file that is to be sent for itself into the stage, onto the disk."""
-        files.make_folder((self._stage / path).parent)
-        files.write_whole(self._stage / path, content)
+        with self._staging():
+            files.make_folder((self._stage / path).parent)
+            files.write_whole(self._stage / path, content)
+
+    @contextmanager
+    def _staging(self) -> Iterator[None]:
+        """What cannot be staged is not what cannot be read: a full disk, most likely."""
+        try:
+            yield
+        except OSError as error:
+            raise ProgramFailed(f"nothing can be staged in {self._stage}: {error.strerror}", "make room") from error
 
     def deliver_one(self, path: str) -> None:
         """Send the staged file `path`. Raises `ProgramFailed` if it does not arrive."""

@@ -16,6 +16,7 @@ is sent when all that it names is proved. Whatever dies in between is finished b
 
 import hashlib
 import os
+import sqlite3
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,9 +27,9 @@ from typing import BinaryIO
 from btw_backup import files, log, progress
 from btw_backup.addresses import Address
 from btw_backup.clock import stamp_of, utc_now
-from btw_backup.errors import Damaged
+from btw_backup.errors import Damaged, NotOffsite
 from btw_backup.offsite import Target, bucket, index, sampling, sealing, storekey
-from btw_backup.offsite.debts import Debts, as_folder, touches
+from btw_backup.offsite.debts import HINT, Debts, as_folder, touches
 from btw_backup.offsite.delivery import Delivery
 from btw_backup.offsite.index import File, Record, Ref
 from btw_backup.offsite.ledger import CHUNK, PART, Ledger, Pending
@@ -258,6 +259,8 @@ def opened(address: Address, target: Target, journal: SyncState, known: Path, ro
         stage = storekey.private(known / address.name)
         delivery = Delivery(target, ledger, stage, sealing.sealing(address.encrypt_to))
         yield Objects(Debts(target, journal, root), ledger, delivery, address.encrypt_to, key)
+    except sqlite3.Error as error:
+        raise NotOffsite(f"{known / address.name}.sqlite: {error}", HINT) from error
     finally:
         ledger.close()
 
