@@ -255,6 +255,12 @@ def _target(patient: Patient, address: Address) -> Finding:
             return Finding(WARNING, "off-site", what, "btw-backup sync --full removes them; a lifecycle rule can, too")
     except FatalUserError as error:
         return Finding(ERROR, "off-site", f"{address.place} does not answer: {error.message}", error.hint)
+    if address.s3cmd_config:
+        from btw_backup.offsite.s3cmd import speaks_in_clear  # noqa: PLC0415 - who keeps backups here only need not
+
+        if speaks_in_clear(address.s3cmd_config):
+            what = f"{address.place} answers, over HTTP: who is on the way reads what is not encrypted, and can lie"
+            return Finding(WARNING, "off-site", what, f"use_https = True in {address.s3cmd_config}")
     sealed = "encrypted" if address.encrypt_to else "not encrypted"
     return Finding(OK, "off-site", f"{address.place} answers; what is sent there is {sealed}")
 

@@ -29,7 +29,11 @@ LAYERS = (
 """From the top down; a part imports from its own layer and from those below it. Every part has its place here."""
 
 ONLY_IN = {
-    "subprocess": ("process.py", "store/rescue/RESTORE.py", "offsite/rescue/RESTORE.py"),  # which has nothing of ours to import
+    "subprocess": (
+        "process.py",
+        "store/rescue/RESTORE.py",
+        "offsite/rescue/RESTORE.py",
+    ),  # which has nothing of ours to import
     "argparse": ("cli.py", "commands/", "store/rescue/RESTORE.py", "offsite/rescue/RESTORE.py"),
 }
 """The modules of the standard library that only some files may import, and those files."""

@@ -75,7 +75,7 @@ def _rebuild(context: Context, args: argparse.Namespace) -> None:
         recalled.check()
         if rebuilt.others:
             number = f"{rebuilt.others} file{'s' if rebuilt.others != 1 else ''}"
-            raise WouldOverwrite(f"{number} in {context.root} are not what is there, and were left as they are")
+            raise WouldOverwrite(f"not overwritten: {number} in {context.root}, other than what is there")
 
 
 COMMAND = Command("import", "takes exported backups into the store", arguments, run, lock=EXCLUSIVE)

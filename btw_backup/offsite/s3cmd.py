@@ -37,6 +37,9 @@ _FEWEST, _LEAST = 25, 16 << 20  # files, or bytes, that are worth a call of thei
 _ROW = re.compile(r"\S+ \S+ +(\d+)  (\S*) *  ([A-Z_]*) *  (s3://.*)")
 _ROW_WITH_MD5 = re.compile(r"\S+ \S+ +\d+  ([0-9a-f]{32}) *  (s3://.*)")
 _UPLOAD = re.compile(r"[^\t]+\t(s3://[^\t]+)\t(\S+)")
+_IN_CLEAR = re.compile(r"^\s*use_https\s*=\s*(false|no|off|0)\s*$", re.MULTILINE | re.IGNORECASE)
+_HOST = re.compile(r"^\s*host_base\s*=\s*(\S+)", re.MULTILINE)
+_HERE = re.compile(r"(127\.[0-9.]+|localhost|\[::1\])(:\d+)?$")
 _KMS = re.compile(r"^ *MD5 sum: +([0-9a-f]{32})\n *SSE: +aws:kms", re.MULTILINE)
 _FAITHFUL = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]*")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -230,6 +233,16 @@ class S3:
             return process.run(whole, accepted=accepted, timeout=limit, on_line=complaints.take, stdin=stdin)
         except ProgramFailed as error:
             raise complaints.explained(error) from error
+
+
+def speaks_in_clear(config: str) -> bool:
+    """Whether s3cmd's file `config` has it speak HTTP, to another machine: whoever is on the way can change answers."""
+    try:
+        text = Path(config).expanduser().read_text("utf-8", "replace")
+    except OSError:
+        return False
+    host = _HOST.search(text)
+    return bool(_IN_CLEAR.search(text)) and not (host and _HERE.match(host[1]))
 
 
 def mangled(path: str) -> str:
