@@ -17,6 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from btw_backup import addresses
 from btw_backup.errors import ImproperlyConfigured, Interrupted
 from btw_backup.settings import BY_NAME, COMMAND, COMPRESSIONS, DATABASE, GENERAL, SETTINGS, TREE, TYPES, Setting
 
@@ -28,6 +29,7 @@ __all__ = [
 _MAX_SIZE = 1 << 20
 _MAX_LINKS = 40
 _PASSWORD = re.compile(r"(://[^:/@\s]*:)[^@\s]*(?=@)")
+_SECRET_KEY = re.compile("AGE-SECRET-KEY-[0-9A-Z]*", re.IGNORECASE)
 _Lines = Mapping[str, int]
 
 
@@ -88,12 +90,13 @@ def examine(path: Path, where: str) -> tuple[Config, list[ImproperlyConfigured]]
 def shortcomings(general: Config) -> Iterator[ImproperlyConfigured]:
     """What a general configuration lacks for a backup to be made and sent."""
     missing = [name for name in ("S3_URI_PREFIX", "S3CMD_CONFIG") if name not in general]
-    local_only = len(missing) == 2 and "OFFSITE" in general
+    others = len(missing) == 2 and "OFFSITE" in general
     hint = "or say OFFSITE = {} to keep backups on this machine only" if len(missing) == 2 else ""
     if "ROOT_PATH" not in general:
         yield ImproperlyConfigured("you must specify ROOT_PATH in the general configuration")
-    if missing and not local_only:
+    if missing and not others:
         yield ImproperlyConfigured(f"you must specify {missing[0]} in the general configuration", hint)
+    yield from addresses.problems(general.values)
 
 
 def defaults(path: Path, where: str) -> Config:
@@ -162,7 +165,7 @@ def _suggestion(name: str, where: str) -> str:
 
 def _shown(value: Any) -> str:
     try:
-        return _PASSWORD.sub(r"\1***", f"{value!r:.200}")
+        return _SECRET_KEY.sub("AGE-SECRET-KEY-***", _PASSWORD.sub(r"\1***", f"{value!r:.200}"))
     except ValueError:  # a number of more digits than Python prints
         return f"this {type(value).__name__}"
 

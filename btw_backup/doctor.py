@@ -10,12 +10,12 @@ from datetime import datetime
 from pathlib import Path
 
 from btw_backup import config, jobs, overview, places, process
+from btw_backup.addresses import Address
 from btw_backup.clock import STAMP, moment_of
 from btw_backup.errors import FatalUserError, NoCatalogue
 from btw_backup.findings import ERROR, OK, WARNING, Finding, judge_clock, judge_space
 from btw_backup.jobs import Job
 from btw_backup.offsite import sync
-from btw_backup.offsite.state import SyncState
 from btw_backup.patient import Patient
 from btw_backup.sources.command import source_of
 
@@ -58,11 +58,16 @@ def _programs(patient: Patient) -> Iterator[Finding]:
         "setpriv": ("every program that is started", True),
         "rdiff-backup": ("type rdiff", rdiff),
         "ps": ("rdiff-backup", rdiff),
-        "s3cmd": ("S3_URI_PREFIX", "S3_URI_PREFIX" in patient.general),
+        "s3cmd": ("S3_URI_PREFIX", _uses_s3(patient)),
     }
     for program, (purpose, needed) in wanted.items():
         yield _program(program, purpose, needed)
     yield _clients(bool(patient.databases))
+
+
+def _uses_s3(patient: Patient) -> bool:
+    others = patient.general["OFFSITE"] or {}
+    return "S3_URI_PREFIX" in patient.general or any("S3_URI_PREFIX" in entry for entry in others.values())
 
 
 def _program(program: str, purpose: str, needed: bool) -> Finding:
@@ -141,9 +146,10 @@ def _permissions(patient: Patient) -> Iterator[Finding]:
             yield _privacy(folder)
     if patient.root:
         yield _privacy_within(patient.root)
-    credentials = patient.general["S3CMD_CONFIG"]
-    if credentials and "S3_URI_PREFIX" in patient.general and Path(credentials).expanduser().exists():
-        yield _privacy(Path(credentials).expanduser())
+    if not any(config.shortcomings(patient.general)):
+        for credentials in sorted({address.s3cmd_config for address in sync.targets(patient.general)} - {""}):
+            if Path(credentials).expanduser().exists():
+                yield _privacy(Path(credentials).expanduser())
 
 
 def _privacy(path: Path) -> Finding:
@@ -228,16 +234,42 @@ def _offsite(patient: Patient) -> Iterator[Finding]:
     targets = sync.targets(patient.general)
     if not targets:
         yield Finding(OK, "off-site", "nowhere: backups stay on this machine only, as OFFSITE = {} says")
-    for target in targets:
-        try:
-            target.probe()
-            yield Finding(OK, "off-site", f"{target.name} answers")
-        except FatalUserError as error:
-            yield Finding(ERROR, "off-site", f"{target.name} does not answer: {error.message}", error.hint)
-    owed = len(SyncState(patient.config_dir / sync.JOURNAL).pending()) if targets else 0
-    if owed:
-        count = f"{owed} path{'s' if owed > 1 else ''} still to be sent"
-        yield Finding(WARNING, "sync state", count, "btw-backup sync sends them; sync-state --list shows them")
+    for address in targets:
+        yield _target(patient, address)
+        if address.place.startswith("/") and patient.root and Path(address.place).is_dir():
+            yield _other_disk(patient.root, address)
+        owed = len(sync.journal(patient.config_dir, address.name).pending())
+        if owed:
+            count = f"{owed} path{'s' if owed > 1 else ''} still to be sent to {address.place}"
+            yield Finding(WARNING, "sync state", count, "btw-backup sync sends them; sync-state --list shows them")
+
+
+def _target(patient: Patient, address: Address) -> Finding:
+    try:
+        target = sync.target_of(address, patient.general, patient.config_dir)
+        target.probe()
+        if address.s3cmd_config and (left := len(target.leftovers())):
+            what = (
+                f"{address.place} has {left} upload{'s' if left > 1 else ''} that nobody finished, and that cost room"
+            )
+            return Finding(WARNING, "off-site", what, "btw-backup sync --full removes them; a lifecycle rule can, too")
+    except FatalUserError as error:
+        return Finding(ERROR, "off-site", f"{address.place} does not answer: {error.message}", error.hint)
+    if address.s3cmd_config:
+        from btw_backup.offsite.s3cmd import speaks_in_clear  # noqa: PLC0415 - who keeps backups here only need not
+
+        if speaks_in_clear(address.s3cmd_config):
+            what = f"{address.place} answers, over HTTP: who is on the way reads what is not encrypted, and can lie"
+            return Finding(WARNING, "off-site", what, f"use_https = True in {address.s3cmd_config}")
+    sealed = "encrypted" if address.encrypt_to else "not encrypted"
+    return Finding(OK, "off-site", f"{address.place} answers; what is sent there is {sealed}")
+
+
+def _other_disk(root: Path, address: Address) -> Finding:
+    what = f"disk of {address.place}"
+    if os.stat(root).st_dev == os.stat(address.place).st_dev:
+        return Finding(WARNING, what, "it is the one of ROOT_PATH: who loses one loses both", "use another disk")
+    return Finding(OK, what, "another one than that of ROOT_PATH")
 
 
 def _catalogue(patient: Patient) -> Iterator[Finding]:

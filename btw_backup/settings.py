@@ -8,6 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from btw_backup import checks
 from btw_backup.clock import seconds_of
 
 COMPRESSIONS = ("zstd", "bzip2", "gzip", "xz", "none")
@@ -153,7 +154,28 @@ SETTINGS = (
     ),
     Setting(
         "OFFSITE", (GENERAL,), "a dictionary of dictionaries", _targets, None, "{}",
-        "``{}`` says that backups stay on this machine only",
+        "further targets by their names: each has ``PATH``, or ``S3_URI_PREFIX`` and ``S3CMD_CONFIG``, and may have "
+        "its own ``LAYOUT``, ``ENCRYPT_TO``, ``BANDWIDTH`` and ``SERVER_SIDE_ENCRYPTION``. ``{}`` says that backups "
+        "stay on this machine only",
+    ),
+    Setting(
+        "ENCRYPT_TO", (GENERAL,), "a list of public keys of age, age1…", checks.recipients, (), "[]",
+        "for whom everything is encrypted before it leaves this machine, which cannot read it then; ``keys generate`` "
+        "makes a key. Makes ``LAYOUT`` objects",
+    ),
+    Setting(
+        "LAYOUT", (GENERAL,), "one of " + ", ".join(checks.LAYOUTS), _one_of(*checks.LAYOUTS), None, '"mirror"',
+        "how targets are laid out: the same paths as below ``ROOT_PATH``, or objects that are written once. By default "
+        "mirror, with ``ENCRYPT_TO`` objects",
+    ),
+    Setting(
+        "BANDWIDTH", (GENERAL,), "bytes per second, such as 500k, or a dictionary of them by the hours of the day",
+        checks.bandwidth, None, '{"08-18": "500k"}',
+        "how fast anything is sent to each target, at most; in the hours that are not named, as fast as can be",
+    ),
+    Setting(
+        "SERVER_SIDE_ENCRYPTION", (GENERAL,), "True or False", _flag, True, "True",
+        "whether S3 is asked to encrypt on its side, too; some servers refuse to be asked",
     ),
     Setting(
         "LOCK_WAIT", (GENERAL,), "a duration", _seconds, 600.0, '"10m"',

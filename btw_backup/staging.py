@@ -114,10 +114,11 @@ def sweep(target: Path) -> None:
     pattern = re.compile(re.escape(files.TEMPORARY) + r"\d+-" + re.escape(target.name[:_KEPT_NAME]))
     for name in os.listdir(target.parent):
         if pattern.fullmatch(name):
-            _remove_if_dead(target.parent / name)
+            remove_if_dead(target.parent / name)
 
 
-def _remove_if_dead(path: Path) -> None:
+def remove_if_dead(path: Path) -> None:
+    """Remove a folder of ours, unless who made it holds its lock."""
     try:
         descriptor = os.open(path, _FOLDER)
     except OSError:

@@ -23,7 +23,8 @@ class Rule:
 
     busy, denied: answer 503, 403 · reset: die amid the body · hang: never answer · corrupt: store another first byte ·
     lie: say stored, store nothing · lose: store, and close without an answer · empty: an empty listing ·
-    odd: ETags that mean nothing, as with SSE-KMS.
+    odd: ETags that mean nothing, as with SSE-KMS · of what is fetched: short, flip, swap: half of it, with one bit
+    flipped, or what was fetched before, each as if it were all well; cut: die amid the answer.
     """
 
     method: str
@@ -77,6 +78,7 @@ class FaultProxy:
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     faults: FaultProxy
+    before = b""
 
     def log_message(self, format: str, *args: object) -> None:
         """Nothing; `FaultProxy.log` has it."""
@@ -105,10 +107,25 @@ class _Handler(BaseHTTPRequestHandler):
             if act == "lose":
                 self._close()
                 return
+            data = self._spoiled(act, data)
+            if act == "cut":
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data[: len(data) // 2])
+                self._close()
+                return
             if act == "odd":
                 data = re.sub(rb"(&quot;|\")([0-9a-f]{32})(?=\1)", lambda found: found[1] + found[2][::-1], data)
                 headers["x-amz-server-side-encryption"] = "aws:kms"
             self._answer(status, headers, data)
+
+    def _spoiled(self, act: str, data: bytes) -> bytes:
+        """What is said to have been asked for."""
+        before, type(self).before = type(self).before, data
+        if act == "flip" and data:
+            data = data[:-1] + bytes([data[-1] ^ 1])
+        return {"short": data[: len(data) // 2], "swap": before}.get(act, data)
 
     def _ask(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
         upstream = http.client.HTTPConnection("127.0.0.1", self.faults.upstream, timeout=60)

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -508,17 +509,23 @@ def test_configuration(btw: Installation) -> None:
         "": "you must specify S3_URI_PREFIX in the general configuration",
         "S3_URI_PREFIX = 's3://b/p'\n": "you must specify S3CMD_CONFIG in the general configuration",
         "S3CMD_CONFIG = 'q'\n": "you must specify S3_URI_PREFIX in the general configuration",
-        "S3CMD_CONFIG = 'q'\nS3_URI_PREFIX = 's3://b'\nOFFSITE = {'nas': {'PATH': '/mnt'}}\n": "OFFSITE cannot name",
+        "OFFSITE = {'s3': {'PATH': '/mnt'}}\n": "OFFSITE, target s3: the name s3 belongs to S3_URI_PREFIX",
+        "OFFSITE = {'nas': {'PATH': 'mnt'}}\n": "OFFSITE, target nas: PATH must be an absolute path",
+        "OFFSITE = {'nas': {}}\n": "OFFSITE, target nas: it needs either PATH, or S3_URI_PREFIX and S3CMD_CONFIG",
+        "OFFSITE = {'nas': {'PATH': '/m', 'COLOUR': 1}}\n": "OFFSITE, target nas: there is no setting COLOUR",
+        "OFFSITE = {'a': {'PATH': '/m'}, 'b': {'PATH': '/m'}}\n": "the targets a and b are the same place: /m",
+        f"OFFSITE = {{'nas': {{'PATH': {str(btw.root / 'x')!r}}}}}\n": "and ROOT_PATH lie in one another",
     }
     for text, message in cases.items():
         btw.configure(text)
-        with pytest.raises(ImproperlyConfigured, match=message):
+        with pytest.raises(ImproperlyConfigured, match=re.escape(message)):
             targets(load(btw.config_dir / "config.py", GENERAL))
     btw.configure("OFFSITE = {}\n")
     assert targets(load(btw.config_dir / "config.py", GENERAL)) == []
     assert btw("sync").out == "OFFSITE = {}: backups stay on this machine only\n"
-    btw.configure("S3CMD_CONFIG = 'q'\nS3_URI_PREFIX = 's3://b/p'\nOFFSITE = {}\n")
-    assert [target.name for target in targets(load(btw.config_dir / "config.py", GENERAL))] == ["s3://b/p/"]
+    btw.configure("S3CMD_CONFIG = 'q'\nS3_URI_PREFIX = 's3://b/p'\nOFFSITE = {'nas': {'PATH': '/mnt/x'}}\n")
+    found = targets(load(btw.config_dir / "config.py", GENERAL))
+    assert [(address.name, address.place) for address in found] == [("s3", "s3://b/p/"), ("nas", "/mnt/x")]
 
 
 def test_parts_are_small(btw: Installation, monkeypatch: pytest.MonkeyPatch) -> None:

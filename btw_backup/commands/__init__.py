@@ -27,6 +27,8 @@ NAMES = (
     "distrust",
     "sync",
     "sync-state",
+    "keys",
+    "offsite",
     "catalogue",
     "config",
     "doctor",

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from btw_backup import config, files, locks, log, places
 from btw_backup.clock import seconds_of
@@ -16,6 +16,9 @@ from btw_backup.config import Config
 from btw_backup.errors import NotFound, UsageError
 from btw_backup.keepers import Place
 from btw_backup.log import printable
+
+if TYPE_CHECKING:
+    from btw_backup.offsite.debts import Owed
 
 SHARED, EXCLUSIVE = False, True
 
@@ -58,6 +61,13 @@ class Context:
         """ROOT_PATH."""
         root: Path = self.config.required("ROOT_PATH")
         return root
+
+    @cached_property
+    def debts(self) -> "dict[str, Owed]":
+        """What each target is still owed."""
+        from btw_backup.offsite import sync  # noqa: PLC0415 - few commands ask
+
+        return sync.debts(self.config_dir)
 
     @property
     def lock_wait(self) -> float:

@@ -15,7 +15,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from btw_backup import config, example, jobs
+from btw_backup import addresses, config, example, jobs
+from btw_backup.addresses import Address
 from btw_backup.commands.command import Command, Context
 from btw_backup.config import Config
 from btw_backup.errors import ImproperlyConfigured, UsageError
@@ -60,6 +61,8 @@ def _counted(number: int, noun: str) -> str:
 def _rows(context: Context) -> Iterator[dict[str, Any]]:
     """A row for each setting of the general configuration and of every job."""
     yield from _effective("general", "", context.config)
+    for address in addresses.addresses(context.config.values):
+        yield from _target(address, context.config)
     for job in jobs.all_tree_jobs(context.config, context.config_dir):
         yield from _effective(job.name, job.source, job.settings, context.config)
     for name in jobs.database_names(context.config_dir):
@@ -67,6 +70,22 @@ def _rows(context: Context) -> Iterator[dict[str, Any]]:
     for name in jobs.command_names(context.config_dir):
         settings = jobs.command_job(context.config_dir, name, from_stdin=True).settings
         yield from _effective(f"command {name}", name, settings)
+
+
+def _target(address: Address, general: Config) -> Iterator[dict[str, Any]]:
+    """What holds for a target, be it said for that one or for all."""
+    said = {
+        "S3_URI_PREFIX" if address.s3cmd_config else "PATH": address.place,
+        "S3CMD_CONFIG": address.s3cmd_config,
+        "LAYOUT": address.layout,
+        "ENCRYPT_TO": address.encrypt_to,
+        "BANDWIDTH": address.bandwidth,
+        "SERVER_SIDE_ENCRYPTION": address.server_side_encryption,
+    }
+    for name, value in said.items():
+        if value or name in ("LAYOUT", "ENCRYPT_TO", "SERVER_SIDE_ENCRYPTION"):
+            row = {"job": f"target {address.name}", "source": address.place, "setting": name}
+            yield {**row, "value": _plain(value), "from": str(general.path)}
 
 
 def _effective(job: str, source: str, settings: Config, general: Config | None = None) -> Iterator[dict[str, Any]]:

@@ -4,8 +4,13 @@ Every byte is proved before anything gets a name. Stamps, uids, tags and what is
 What the store has already is not stored again. A backup that is there is passed over; another one of the same stamp is
 never replaced. Nothing is sent off-site by this: sync, or the next run, does.
 
+With --from it rebuilds ROOT_PATH from a target instead: all that was sent there, or what is in DST and below. What is
+here already stays; so chunks that scrub set aside, and files that were deleted here, are healed by it, too. If it was
+interrupted, give the same command again.
+
 example:
   btw-backup import /root/etc.tar
+  btw-backup import --from s3://bucket/backups --s3cmd-config /root/.s3cfg --identity /mnt/stick/backup.key
   btw-backup import /root/etc.tar old/etc
 """
 
@@ -13,18 +18,27 @@ import argparse
 import sys
 from typing import BinaryIO
 
+from btw_backup import places
+from btw_backup.commands import origin
 from btw_backup.commands.command import EXCLUSIVE, Command, Context
+from btw_backup.errors import UsageError, WouldOverwrite
 from btw_backup.offsite import sync
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Fill the parser."""
-    parser.add_argument("file", metavar="FILE", help="the export; - is standard input")
+    parser.add_argument("file", nargs="?", metavar="FILE", help="the export; - is standard input")
     parser.add_argument("dst", nargs="?", metavar="DST", help="another destination than that of the export")
+    origin.arguments(parser)
 
 
 def run(context: Context, args: argparse.Namespace) -> None:
-    """Read the export, and take what is in it."""
+    """Read the export, and take what is in it; or rebuild ROOT_PATH from a target."""
+    if args.origin:
+        _rebuild(context, args)
+        return
+    if args.file is None:
+        raise UsageError("what is to be imported? give a FILE, or --from TARGET")
     if args.file == "-":
         _import(context, args, sys.stdin.buffer)
         return
@@ -42,6 +56,26 @@ def _import(context: Context, args: argparse.Namespace, stream: BinaryIO) -> Non
             taken = reader.take(incoming, context.root, place, owe)
     known = f"; {taken.known} there already" if taken.known else ""
     context.say(f"{taken.imported} backup{'s' if taken.imported != 1 else ''} imported into {place.dst}{known}")
+
+
+def _rebuild(context: Context, args: argparse.Namespace) -> None:
+    from btw_backup import recall, recovery  # noqa: PLC0415 - as above
+
+    if args.dst is not None:
+        raise UsageError("--from takes one DST at most, and keeps its name")
+    places.check_identity(context.root, context.config_dir)
+    below = places.place(context.root, args.file).dst if args.file else ""
+    with recall.opened(origin.origin_of(context, args), context.root) as recalled:
+        rebuilt = recovery.rebuild(recalled.vault, context.root, below)
+        for address in origin.configured(context):
+            if address.place.rstrip("/") == recalled.vault.name.rstrip("/"):
+                recovery.adopt(recalled.vault, context.config_dir / sync.KNOWN, address)
+        context.say(f"{rebuilt.fetched} files fetched from {recalled.vault.name}; {rebuilt.known} there already")
+        recalled.vault.problems += [f"{path}: {why}" for path, why in rebuilt.lost.items()]
+        recalled.check()
+        if rebuilt.others:
+            number = f"{rebuilt.others} file{'s' if rebuilt.others != 1 else ''}"
+            raise WouldOverwrite(f"not overwritten: {number} in {context.root}, other than what is there")
 
 
 COMMAND = Command("import", "takes exported backups into the store", arguments, run, lock=EXCLUSIVE)

@@ -14,6 +14,7 @@ example:
 """
 
 import argparse
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +54,7 @@ def run(context: Context, args: argparse.Namespace) -> None:
         return
     look = _removed_rows if args.removed else _rows
     line = _line_with_removal if args.removed else _line
-    _show(context, (row for place in found for row in look(place)), line, with_heads=args.dst is None)
+    _show(context, (row for place in found for row in look(context, place)), line, with_heads=args.dst is None)
 
 
 def _show(
@@ -71,11 +72,14 @@ def _show(
     context.show(rows, headed)
 
 
-def _rows(place: Place) -> Iterator[Row]:
-    return map(_row, listing.each(place))
+def _rows(context: Context, place: Place) -> Iterator[Row]:
+    """The backups, each with the targets that do not have it yet."""
+    for backup in listing.each(place):
+        path = os.path.relpath(backup.path, context.root) if context.debts else ""
+        yield {**_row(backup), "owed_to": [name for name, owed in context.debts.items() if owed.touches(path)]}
 
 
-def _removed_rows(place: Place) -> Iterator[Row]:
+def _removed_rows(context: Context, place: Place) -> Iterator[Row]:
     for backup in listing.removed(place):
         yield {**_row(backup), "removed": stamp_of(removal.removed_at(backup))}
 
@@ -88,16 +92,16 @@ def _show_sizes(context: Context, found: Sequence[Place], *, with_heads: bool) -
     from btw_backup.sizes import Sizes  # noqa: PLC0415 - what it needs takes long to load
 
     sizes = Sizes(context.root)
-    rows = (row for place in found for row in _rows_with_sizes(place, sizes))
+    rows = (row for place in found for row in _rows_with_sizes(context, place, sizes))
     _show(context, rows, _line_with_size, title=_TITLE, with_heads=with_heads)
     runner.end([*sizes.problems])
 
 
-def _rows_with_sizes(place: Place, sizes: "Sizes") -> Iterator[Row]:
+def _rows_with_sizes(context: Context, place: Place, sizes: "Sizes") -> Iterator[Row]:
     """The backups, and a last row for the dst, which is no backup: its stamp is null."""
     row: Row = {}
     size = stored = 0
-    for row in _rows(place):
+    for row in _rows(context, place):
         yield {**row, **_both(sizes.backups.get((row["dst"], row["stamp"])))}
         size, stored = size + (row["size"] or 0), stored + (row["stored"] or 0)
     if row:
@@ -117,7 +121,8 @@ def _line_with_size(row: Row) -> str:
 
 def _line(row: Row) -> str:
     line = str(row["name"]) if row["stamp"] == row["full"] else f" {row['name']}"
-    return f"{line}  (not valid)" if row["valid"] is False else line
+    line += "  (not valid)" if row["valid"] is False else ""
+    return f"{line}  (not at {', '.join(row['owed_to'])} yet)" if row.get("owed_to") else line
 
 
 def _row(backup: Backup) -> Row:

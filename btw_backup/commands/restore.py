@@ -12,51 +12,106 @@ archive of a tree, or the dump.
 What is not what was stored is never called TARGET: it goes to TARGET.damaged, with status 5. If the restore of a tree
 of type chunks was killed or interrupted, the same command goes on with what it left.
 
+With --from the backup is taken from a target, and neither ROOT_PATH nor a configuration is needed: a target of this
+configuration by its name, the path of a folder, or s3://BUCKET/PATH with --s3cmd-config. --identity is the file with
+the secret key, if what was sent is encrypted. --from TARGET --list shows what is there. Beside TARGET there must be
+room for the compressed backup, too.
+
 example:
   btw-backup restore www /tmp/www
   btw-backup restore www@yesterday /tmp/www --path etc/hosts --path home/joe
   btw-backup restore www - | tar -tv
   btw-backup restore db/shop --database shop2
+  btw-backup restore --from s3://bucket/backups --s3cmd-config s3cfg --identity backup.key www /tmp/www
 """
 
 import argparse
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 from btw_backup import dumps, jobs, listing, overview, restore, specs
 from btw_backup.clock import STAMP, utc_now
+from btw_backup.commands import origin
 from btw_backup.commands.command import SHARED, Command, Context
-from btw_backup.errors import Damaged, UsageError
-from btw_backup.keepers import Keeper
+from btw_backup.errors import Damaged, NotFound, UsageError
+from btw_backup.keepers import Keeper, Place
 from btw_backup.log import warn
 from btw_backup.records import FOLDER, Backup
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Fill the parser."""
-    parser.add_argument("address", metavar="DST[@SPEC]", help="what to restore")
+    parser.add_argument("address", nargs="?", metavar="DST[@SPEC]", help="what to restore")
     parser.add_argument("target", nargs="?", metavar="TARGET", help="where to put it; - is standard output")
     parser.add_argument("--path", action="append", default=[], help="restore this path of the tree; can be repeated")
     parser.add_argument("--into", action="store_true", help="restore into a folder that exists")
     parser.add_argument("--force", action="store_true", help="replace files, or the database, that exist")
+    origin.arguments(parser)
+    parser.add_argument("--list", action="store_true", help="with --from: list what is there")
     parser.add_argument("--database", metavar="NAME", help="restore a dump into the new database NAME")
 
 
 def run(context: Context, args: argparse.Namespace) -> None:
     """Find the backup, and restore it."""
+    if args.list or args.origin:
+        _from_elsewhere(context, args)
+        return
+    if args.address is None:
+        raise UsageError("what is to be restored? DST[@SPEC] is missing", "btw-backup list shows what there is")
     if (args.target is None) == (args.database is None):
         raise UsageError("give either a TARGET or --database NAME")
     dst, spec = specs.address(args.address)
     dst = dst or overview.dst_of(context.config, context.config_dir, spec)
     with context.existing(dst) as place:
-        backup = specs.one(listing.backups(place), spec, utc_now())
-        if backup.stamp != spec and STAMP.fullmatch(spec) and (place.folder / FOLDER / f"{spec}.json").exists():
-            hint = "the one before it is " + backup.address
-            raise Damaged(f"{place.dst}@{spec} is gone: there is nothing but its record", hint)
-        if not backup.valid:
-            warn(f"{backup.address} is marked as damaged", "list shows the others")
+        backup = _found(place, spec)
         _restore(context, args, backup, listing.keeper_of(backup))
+
+
+def _from_elsewhere(context: Context, args: argparse.Namespace) -> None:
+    """Restore from a target, without anything that is here."""
+    if not args.origin or (args.list and (args.address or args.target or args.database)):
+        raise UsageError("--list goes with --from, and alone")
+    if not args.list and (args.address is None or (args.target is None) == (args.database is None)):
+        raise UsageError("give DST[@SPEC], and either a TARGET or --database NAME")
+    from btw_backup import recall  # noqa: PLC0415 - what it needs takes a while to load
+
+    in_folder = args.target not in (None, "-")
+    beside = Path(os.path.abspath(args.target)).parent if in_folder else Path(tempfile.gettempdir())
+    if not beside.is_dir():
+        raise NotFound(f"there is no folder {beside}", f"mkdir -p {beside}")
+    with recall.opened(origin.origin_of(context, args), beside) as recalled:
+        if args.list:
+            recalled.show()
+            rows = map(_row, recall.addresses_below(recalled))
+            context.show(rows, lambda row: f"{row['dst']}@{row['stamp']}  {row['keeper']}")
+        else:
+            dst, spec = specs.address(args.address)
+            if not dst:
+                raise UsageError("a uid is not enough here", "give DST[@SPEC]")
+            recalled.show(recalled.place(dst).dst)
+            backup = _found(recalled.place(dst), spec)
+            recalled.fetch(backup, args.path)
+            _restore(context, args, backup, listing.keeper_of(backup))
+        recalled.check()
+
+
+def _row(backup: Backup) -> dict[str, object]:
+    record = backup.record
+    known = {name: record and getattr(record, name) for name in ("source", "uid", "length", "sha256")}
+    return {"dst": backup.dst, "stamp": backup.stamp, "keeper": backup.keeper, "kind": backup.kind, **known}
+
+
+def _found(place: Place, spec: str) -> Backup:
+    """The backup that `spec` names, with a word about it if it is doubtful."""
+    backup = specs.one(listing.backups(place), spec, utc_now())
+    if backup.stamp != spec and STAMP.fullmatch(spec) and (place.folder / FOLDER / f"{spec}.json").exists():
+        hint = "the one before it is " + backup.address
+        raise Damaged(f"{place.dst}@{spec} is gone: there is nothing but its record", hint)
+    if not backup.valid:
+        warn(f"{backup.address} is marked as damaged", "list shows the others")
+    return backup
 
 
 def _restore(context: Context, args: argparse.Namespace, backup: Backup, keeper: Keeper) -> None:
@@ -88,5 +143,6 @@ COMMAND = Command(
     arguments,
     run,
     lock=SHARED,
-    usage="[-h] [--path PATH] [--into] [--force] DST[@SPEC] (TARGET | - | --database NAME)",
+    usage="[-h] [--path PATH] [--into] [--force] [--from TARGET [--s3cmd-config FILE] [--identity KEY]]"
+    " DST[@SPEC] (TARGET | - | --database NAME) | --from TARGET --list",
 )

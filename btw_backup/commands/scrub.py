@@ -16,11 +16,16 @@ the status 3, if size and times of the file say that nobody wrote to it; changed
 no alarm; and what the disk cannot read is unreadable, with the status 3, too. With -p so many percent of the bytes are
 compared, and next time what follows.
 
+With --target what a target holds is fetched and compared with what was sent there; of encrypted targets no key is
+needed for that. With -p so many percent of the bytes, and next time what follows. What is bad is named, with the
+status 5, and owed anew: sync sends it.
+
 example:
   btw-backup scrub
   btw-backup scrub -p 15
   btw-backup scrub hosts/etc@latest --json
   btw-backup scrub --source hosts/etc
+  btw-backup scrub --target nas -p 5
 """
 
 import argparse
@@ -32,6 +37,7 @@ from btw_backup import places, runner, running, specs
 from btw_backup.commands.command import Command, Context
 from btw_backup.errors import Damaged, Incomplete, UsageError
 from btw_backup.log import printable, warn
+from btw_backup.offsite import sync
 from btw_backup.scrub import SHOWN, Scope, error_of
 
 
@@ -39,11 +45,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Fill the parser."""
     parser.add_argument("address", nargs="?", metavar="DST[@SPEC]", help="what to prove; by default everything")
     parser.add_argument("-p", "--percent", type=_percent, help="prove this part of it, and next time what follows")
+    parser.add_argument("--target", metavar="NAME", help="fetch and prove what is at that target")
     parser.add_argument("--source", action="store_true", help="compare the newest backup of each tree with the tree")
 
 
 def run(context: Context, args: argparse.Namespace) -> None:
     """Prove, and show what is bad."""
+    if args.target and (args.address or args.source):
+        raise UsageError("--target goes neither with DST nor with --source")
     scope = _scope(args)
     with running.recorded(context.config_dir, "scrub", "", args.address or ""):
         _prove(context, args, scope)
@@ -53,6 +62,9 @@ def _prove(context: Context, args: argparse.Namespace, scope: Scope) -> None:
     from btw_backup.scrub.round import scrub  # noqa: PLC0415 - what it needs takes 0.1 s to load
 
     places.has_identity(context.root, context.config_dir)  # an empty mount point is silent, too
+    if args.target:
+        _prove_target(context, args)
+        return
     if args.source:
         _compare(context, scope)
         return
@@ -60,6 +72,19 @@ def _prove(context: Context, args: argparse.Namespace, scope: Scope) -> None:
     context.show([asdict(one) for one in found], _line)
     if found:
         raise error_of(found)
+
+
+def _prove_target(context: Context, args: argparse.Namespace) -> None:
+    found = {address.name: address for address in sync.targets(context.config)}
+    if args.target not in found:
+        raise UsageError(f"there is no target {args.target}", "the targets are " + ", ".join(found))
+    address = found[args.target]
+    bad = sync.scrub(address, context.config, context.config_dir, percent=args.percent, wait=context.lock_wait)
+    rows = [{"target": args.target, "path": path, "why": why} for path, why in bad.items()]
+    context.show(rows, lambda row: printable(f"{row['path']}: {row['why']}"))
+    if bad:
+        count = f"{len(bad)} thing{'s are' if len(bad) != 1 else ' is'}"
+        raise Damaged(f"{count} not at {address.place} as sent", "btw-backup sync sends them anew")
 
 
 def _compare(context: Context, scope: Scope) -> None:

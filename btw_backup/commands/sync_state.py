@@ -1,7 +1,8 @@
 """Show, or empty, the journal of what is still owed to off-site storage.
 
-The journal is the file sync_state in the configuration directory. It grows by a line for each thing that
-is noted or done; --reset empties it, and refuses to while anything is owed.
+The journal is the file sync_state in the configuration directory, for the target NAME it is
+sync_state.NAME. It grows by a line for each thing that is noted or done; --reset empties it, and refuses
+to while anything is owed.
 
 example:
   btw-backup sync-state --list
@@ -11,10 +12,12 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
+from btw_backup.addresses import FIRST
 from btw_backup.commands.command import Command, Context
+from btw_backup.errors import FatalUserError
 from btw_backup.log import printable
-from btw_backup.offsite.state import PUSH, SYNC, SyncState
-from btw_backup.offsite.sync import JOURNAL
+from btw_backup.offsite import sync
+from btw_backup.offsite.state import PUSH, SYNC
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,18 +29,28 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(context: Context, args: argparse.Namespace) -> None:
     """Show or empty the journal."""
-    journal = SyncState(context.config_dir / JOURNAL)
+    found = list(sync.journals(context.config_dir))
     if args.reset:
-        journal.reset()
+        if any(journal.pending() for _, journal in found):
+            raise FatalUserError("cannot reset: some files must be synced or pushed")
+        for _, journal in found:
+            journal.reset()
         context.show_one({"reset": True}, "The state was reset")
         return
-    debts = journal.pending()
-    rows = [{"op": op, "path": debt.path} for op in (SYNC, PUSH) for debt in debts if debt.op == op]
+    rows = [
+        {"op": op, "path": debt.path, "target": name}
+        for name, journal in found
+        for debts in [journal.pending()]
+        for op in (SYNC, PUSH)
+        for debt in debts
+        if debt.op == op
+    ]
     context.show(rows, _line)
 
 
 def _line(row: Mapping[str, Any]) -> str:
-    return f"Must {row['op']}: {printable(row['path'])}"
+    line = f"Must {row['op']}: {printable(row['path'])}"
+    return line if row["target"] == FIRST else f"{line} (to {row['target']})"
 
 
 COMMAND = Command("sync-state", "manipulates the sync state", arguments, run)

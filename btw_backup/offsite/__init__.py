@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from btw_backup.errors import ProgramFailed
@@ -20,11 +21,12 @@ class Stored:
 
 
 Listing = Mapping[str, Stored]
-"""Objects by their path relative to ROOT_PATH."""
+"""Objects by their path, relative to the target and to the folder that it mirrors."""
 
 
 class Target(Protocol):
-    """The contract of a target, which mirrors ROOT_PATH path by path. `name` is for messages.
+    """The contract of a target, which mirrors a folder path by path: ROOT_PATH, or the objects that are to be sent.
+    `name` is for messages.
 
     No method believes what the target answers to a write: only `listing` tells what is there, and only `unproved`
     whether it is what is here. All raise `ProgramFailed`; `Unreachable` if there is no use in trying anything else.
@@ -41,9 +43,20 @@ class Target(Protocol):
     def send(self, paths: Sequence[str]) -> str:
         """Copy these files; some may not arrive. The first complaint, which may explain why, or ""."""
 
+    def fetch(self, paths: Sequence[str], folder: Path) -> str:
+        """Copy these objects to the same paths below `folder`, which nobody else writes to. What arrives is proved by
+        nothing: whoever asks does that. The first complaint, which may explain what is missing, or ""."""
+
     def unproved(self, paths: Sequence[str], listing: Listing) -> Mapping[str, str]:
         """Those of `paths` whose file is not proved by `listing` to be there with the same content, and why. A file
         that is gone here is none of them."""
+
+    def leftovers(self) -> Sequence[str]:
+        """What runs of ours that died left there half sent, which nobody needs: parts of an object, or a file without
+        its name. Who holds the lock of the target may `sweep` them."""
+
+    def sweep(self, leftovers: Sequence[str]) -> None:
+        """Remove some of what `leftovers` gave."""
 
     def remove(self, paths: Sequence[str]) -> str:
         """Remove these objects, and none that is not named. The first complaint, or ""."""

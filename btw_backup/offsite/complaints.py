@@ -19,6 +19,15 @@ _GONE = re.compile(
     rb"timed out|onnection refused|etwork is unreachable|o route to host|ame or service not known|"
     rb"emporary failure in name resolution|o address associated|ertificate verify failed|CERTIFICATE_VERIFY_FAILED"
 )
+_HINTS = {
+    "AccessDenied": "its credentials lack a right; btw-backup offsite policy prints what is needed",
+    "RequestTimeTooSkewed": "the clock of this machine is wrong",
+    "NoSuchBucket": "somebody has to make the bucket first",
+    "InvalidAccessKeyId": "is the key in the configuration of s3cmd still the right one?",
+    "SignatureDoesNotMatch": "is the key in the configuration of s3cmd still the right one?",
+}
+"""What to do about what a server says."""
+
 _LABEL = re.compile(r"^(?:ERROR: )?(?:\[Errno -?\d+\] )?")
 
 
@@ -46,8 +55,7 @@ class Complaints:
         """`error` in the words of what s3cmd complained of; `Unreachable` if it was stopped, by us or by its limit."""
         if isinstance(error, MissingProgram):
             return error
-        if self._gave_up:
-            return Unreachable(f"s3cmd: {self._reason}" if self._reason else error.message, returncode=error.returncode)
-        if isinstance(error, TimedOut):
-            return Unreachable(error.message, returncode=error.returncode)
-        return error
+        message = f"s3cmd: {self._reason}" if self._gave_up and self._reason else error.message
+        hint = error.hint or next((hint for what, hint in _HINTS.items() if what in message), "")
+        kind = Unreachable if self._gave_up or isinstance(error, TimedOut) else ProgramFailed
+        return kind(message, hint, error.returncode)

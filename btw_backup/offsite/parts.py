@@ -5,15 +5,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
+from btw_backup.clock import STAMP
 from btw_backup.files import TEMPORARY
 from btw_backup.locks import LOCK_NAME
 from btw_backup.log import debug
 from btw_backup.records import REMOVED
+from btw_backup.store import rescue
+from btw_backup.store.chunks import FOLDER, FORMAT_FILE
 
 LARGEST = 50000
 """The most files in a part: s3cmd needs about 2 KB of memory for each object that it lists."""
 
-_STAYS_HERE = (LOCK_NAME, ".btw-backup-id", ".fingerprint", TEMPORARY, REMOVED)
+_STAYS_HERE = (LOCK_NAME, ".btw-backup-id", ".fingerprint", ".scrub.json", TEMPORARY, REMOVED)
 """Beginnings of names that mean nothing on another machine."""
 
 
@@ -25,6 +28,9 @@ class Part:
     recursive: bool
     paths: Sequence[str]
 
+
+_OF_THE_STORE = ("chunks", FORMAT_FILE, *rescue.NAMES)
+"""What of the store goes off-site: the rest is made anew where it is wanted, or is evidence of damage."""
 
 OnError = Callable[[str, OSError], None]
 """Called with a folder that cannot be read; the others are gone through all the same."""
@@ -71,6 +77,14 @@ def stays_here(name: str) -> bool:
     return name.startswith(_STAYS_HERE)
 
 
+def repository_of(path: str) -> str:
+    """The folder that belongs together, of which `path` is a part: that of a stamp; "" for any other file."""
+    for depth, part in enumerate(parts := path.split("/")[:-1]):
+        if STAMP.fullmatch(part):
+            return "/".join(parts[: depth + 1])
+    return ""
+
+
 def _content(root: str, folder: str, on_error: OnError) -> tuple[list[str], list[str]]:
     """The files and the folders that lie directly in `folder`."""
     here: list[str] = []
@@ -87,7 +101,7 @@ def _content(root: str, folder: str, on_error: OnError) -> tuple[list[str], list
 
 
 def _sort_in(entry: os.DirEntry[str], folder: str, here: list[str], folders: list[str]) -> None:
-    if stays_here(entry.name):
+    if stays_here(entry.name) or (folder == f"{FOLDER}/" and entry.name not in _OF_THE_STORE):
         return
     if entry.is_dir(follow_symlinks=False):
         folders.append(f"{folder}{entry.name}/")

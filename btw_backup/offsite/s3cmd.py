@@ -10,15 +10,18 @@ the MD5 that s3cmd noted with the object, which travelled in the same signed req
 import os
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
-from btw_backup import process
+from btw_backup import files, process
+from btw_backup.addresses import Address
 from btw_backup.errors import ProgramFailed
 from btw_backup.log import debug
 from btw_backup.offsite import Listing, Stored, Unreachable
 from btw_backup.offsite.complaints import PATIENT, Complaints
 from btw_backup.offsite.etags import PART, Etags
+from btw_backup.offsite.together import together
 
 PROBE_LIMIT = 10.0
 """How many seconds a server may take to answer to the first question."""
@@ -26,9 +29,17 @@ PROBE_LIMIT = 10.0
 LISTING_LIMIT = 600.0
 _MAX_PARTS = 10000  # of one object; S3 takes no more
 _ARGUMENTS = 500  # in one command line
+CALLS = 4
+"""How many s3cmd run at once: each is busy with one file at a time, and mostly waits for the server."""
+
+_FEWEST, _LEAST = 25, 16 << 20  # files, or bytes, that are worth a call of their own
 
 _ROW = re.compile(r"\S+ \S+ +(\d+)  (\S*) *  ([A-Z_]*) *  (s3://.*)")
 _ROW_WITH_MD5 = re.compile(r"\S+ \S+ +\d+  ([0-9a-f]{32}) *  (s3://.*)")
+_UPLOAD = re.compile(r"[^\t]+\t(s3://[^\t]+)\t(\S+)")
+_IN_CLEAR = re.compile(r"^\s*use_https\s*=\s*(false|no|off|0)\s*$", re.MULTILINE | re.IGNORECASE)
+_HOST = re.compile(r"^\s*host_base\s*=\s*(\S+)", re.MULTILINE)
+_HERE = re.compile(r"(127\.[0-9.]+|localhost|\[::1\])(:\d+)?$")
 _KMS = re.compile(r"^ *MD5 sum: +([0-9a-f]{32})\n *SSE: +aws:kms", re.MULTILINE)
 _FAITHFUL = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]*")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -36,13 +47,16 @@ _UNPROVABLE = re.compile(r"^\s*(encrypt|dry_run|human_readable_sizes)\s*=\s*(tru
 
 
 class S3:
-    """Objects under `prefix` (``s3://bucket/path``) that mirror the folder `root`. `config` is s3cmd's own file."""
+    """Objects under the place of `address` (``s3://bucket/path/``) that mirror the folder `root`."""
 
-    def __init__(self, prefix: str, config: str, root: Path, timeout: float) -> None:
-        self.name = prefix.rstrip("/") + "/"
-        self._config = os.path.abspath(os.path.expanduser(config))
+    def __init__(self, address: Address, root: Path, timeout: float) -> None:
+        self.name = address.place
+        self._config = os.path.abspath(os.path.expanduser(address.s3cmd_config))
         self._root = os.path.realpath(root)
         self._timeout = timeout
+        self._rate = address.rate
+        self._hidden = ["--no-preserve"] if address.layout == "objects" else []  # else the names of users are told
+        self._sse = ["--server-side-encryption"] if address.server_side_encryption else []
         self._etags = Etags(self._root)
         self._sent: frozenset[str] = frozenset()
         self._makes_up_etags = False
@@ -75,16 +89,31 @@ class S3:
             if not mangled(path):
                 groups.setdefault((self._part_size(path), "/" in path), []).append(path)
         self._sent = frozenset(paths)
-        complaints = [self._put(group, part, below) for (part, below), group in groups.items()]
-        return next(filter(None, complaints), "")
+        shares = [(share, *how) for how, group in groups.items() for share in self._shares(group)]
+        rate = self._rate()
+        rate = max(1, rate // min(len(shares), CALLS)) if rate and shares else 0
+        return self._at_once([partial(self._put, *share, rate) for share in shares])
 
-    def _put(self, paths: list[str], part: int, below: bool) -> str:
-        """Send `paths`, all of them `below` the top of ROOT_PATH or all directly in it.
+    def _shares(self, paths: list[str]) -> list[list[str]]:
+        """`paths` for each of the calls that they are best sent in: a call takes a third of a second to begin."""
+        size = sum(map(self._size, paths))
+        many = min(CALLS, len(paths), max(1, len(paths) // _FEWEST, size // _LEAST))
+        return [paths[n::many] for n in range(many)]
+
+    def _size(self, path: str) -> int:
+        try:
+            return self._etags.size(path)
+        except OSError:
+            return 0
+
+    def _put(self, paths: list[str], part: int, below: bool, rate: int) -> str:
+        """Send `paths`, all of them `below` the top of the folder or all directly in it.
 
         s3cmd makes the name of an object from that of its folder, and gets it wrong for a file of --files-from that
         lies directly in the folder that is sent: those are given as arguments.
         """
-        command = ["put", "--server-side-encryption", "--no-guess-mime-type", f"--multipart-chunk-size-mb={part}"]
+        command = ["put", *self._sse, *self._hidden, "--no-guess-mime-type", f"--multipart-chunk-size-mb={part}"]
+        command += [f"--limit-rate={rate}"] if rate else []
         if not below:
             return self._each(command, [f"{self._root}/{path}" for path in paths], [self.name])
         with tempfile.TemporaryFile() as names:
@@ -92,6 +121,39 @@ class S3:
             names.seek(0)
             command += ["--recursive", "--files-from=-", f"{self._root}/", self.name]
             return self._attempt(command, names.fileno())
+
+    def fetch(self, paths: Sequence[str], folder: Path) -> str:
+        """See `Target`."""
+        groups: dict[str, list[str]] = {}
+        for path in paths:
+            groups.setdefault(os.path.dirname(path), []).append(self.name + path)
+        jobs = []
+        for inner, uris in groups.items():
+            files.make_folder(folder / inner)
+            last = [f"{folder / inner}/"]
+            many = max(1, min(CALLS, len(uris) // 4))
+            jobs += [partial(self._each, ["get", "--force"], uris[n::many], last) for n in range(many)]
+        return self._at_once(jobs)
+
+    def _at_once(self, jobs: Sequence[Callable[[], str]]) -> str:
+        """Do `jobs`, a few at once; the first complaint."""
+        return next(filter(None, together(jobs, CALLS)), "")
+
+    def leftovers(self) -> Sequence[str]:
+        """See `Target`. A server that cannot tell has none."""
+        bucket = "/".join(self.name.split("/", 3)[:3])
+        try:
+            output = self._run(["multipart", bucket], LISTING_LIMIT, tolerant=True).decode("utf-8", "surrogateescape")
+        except ProgramFailed as error:
+            debug(error.message)
+            return []
+        rows = filter(None, map(_UPLOAD.fullmatch, output.split("\n")))
+        return [f"{row[1]} {row[2]}" for row in rows if row[1].startswith(self.name)]
+
+    def sweep(self, leftovers: Sequence[str]) -> None:
+        """See `Target`."""
+        for each in leftovers:
+            self._attempt(["abortmp", *each.rsplit(" ", 1)])
 
     def remove(self, paths: Sequence[str]) -> str:
         """See `Target`."""
@@ -145,10 +207,7 @@ class S3:
 
     def _part_size(self, path: str) -> int:
         """The size of the parts of `path` in MiB: s3cmd's own, unless they would be too many."""
-        try:
-            return max(PART, -(-self._etags.size(path) // (_MAX_PARTS << 20)))
-        except OSError:
-            return PART
+        return max(PART, -(-self._size(path) // (_MAX_PARTS << 20)))
 
     def _attempt(self, command: Sequence[str], stdin: int | None = None) -> str:
         """Run s3cmd and give back what it complained of; only a target that is gone is an error here."""
@@ -174,6 +233,16 @@ class S3:
             return process.run(whole, accepted=accepted, timeout=limit, on_line=complaints.take, stdin=stdin)
         except ProgramFailed as error:
             raise complaints.explained(error) from error
+
+
+def speaks_in_clear(config: str) -> bool:
+    """Whether s3cmd's file `config` has it speak HTTP, to another machine: whoever is on the way can change answers."""
+    try:
+        text = Path(config).expanduser().read_text("utf-8", "replace")
+    except OSError:
+        return False
+    host = _HOST.search(text)
+    return bool(_IN_CLEAR.search(text)) and not (host and _HERE.match(host[1]))
 
 
 def mangled(path: str) -> str:

@@ -5,76 +5,51 @@ Nothing is ever removed off-site because it is missing here; see `superseded` fo
 
 import os
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from btw_backup import locks, progress, records
-from btw_backup.clock import STAMP
-from btw_backup.errors import NotOffsite, ProgramFailed
-from btw_backup.log import debug
+from btw_backup import log, progress
 from btw_backup.offsite import Listing, Target
+from btw_backup.offsite.debts import Debts, Doubts, as_folder
 from btw_backup.offsite.parts import Part, parts_of, parts_with
 from btw_backup.offsite.state import SYNC, Debt, SyncState
 from btw_backup.offsite.superseded import superseded
-
-HINT = "btw-backup sync tries again"
 
 _BATCH_FILES = 2000
 _BATCH_BYTES = 1 << 30
 _ATTEMPTS = 2
 
-Doubts = Mapping[str, str]
-"""Paths that are not proved to be at the target, and why."""
-
-
-def owed(debts: Sequence[Debt], target: Target, why: str) -> str:
-    """The message that says that `debts`, which are not none, are still owed."""
-    first, rest = debts[0].path or "all of ROOT_PATH", len(debts) - 1
-    others = f" and {rest} other path{'s' if rest > 1 else ''}" if rest else ""
-    return f"not at {target.name} yet: {first}{others}, because {why}"
-
 
 class Sending:
     """One go at everything that is owed to `target`, from below `root`."""
 
-    def __init__(self, target: Target, journal: SyncState, root: Path) -> None:
+    def __init__(self, target: Target, journal: SyncState, root: Path, *, verify: bool = False) -> None:
+        """`verify`: nothing is owed but a comparison, so what the target lacks is lost there, and is said."""
         self._target = target
-        self._journal = journal
-        self._root = os.path.realpath(root)
-        self._failed: dict[Debt, str] = {}
+        self._debts = Debts(target, journal, root)
+        self._root = self._debts.root
+        self._verify = verify
 
     def work_off(self) -> None:
-        """Go on until nothing is left that was not tried: others may note more meanwhile. Raises `NotOffsite`."""
-        tried: set[Debt] = set()
-        try:
-            while debts := [d for d in self._journal.pending() if d not in tried and not self._is_being_written(d)]:
-                if not tried:
-                    self._target.probe()
-                tried.update(debts)
-                self._work_off(debts)
-        except ProgramFailed as error:
-            left = self._journal.pending()
-            raise NotOffsite(owed(left, self._target, error.message), error.hint or HINT) from error
-        left = [debt for debt in self._journal.pending() if debt in self._failed]
-        for debt in left:
-            debug(f"still owed: {debt.op} {debt.path}: {self._failed[debt]}")
-        if left:
-            raise NotOffsite(owed(left, self._target, self._failed[left[0]]), HINT)
+        """Go on until nothing is left that was not tried. Raises `NotOffsite`."""
+        self._debts.work_off(self._work_off)
 
     def _work_off(self, debts: Sequence[Debt]) -> None:
-        kinds = {debt: self._kind(debt) for debt in debts}
+        kinds = {debt: self._debts.kind(debt) for debt in debts}
         folders = [debt for debt in debts if kinds[debt] == stat.S_IFDIR]
         covering = [debt for debt in folders if not any(_covers(other, debt) for other in folders)]
         for debt in debts:
             if kinds[debt] not in (stat.S_IFDIR, stat.S_IFREG):
-                self._look_after_missing(debt, kinds[debt])
+                self._debts.look_after_missing(debt, kinds[debt])
         files = [d for d in debts if kinds[d] == stat.S_IFREG and not any(_covers(other, d) for other in covering)]
         self._work_off_files(files)
+        if any(not debt.path for debt in covering):
+            self._target.sweep(self._target.leftovers())
         for debt in covering:
             doubts = self._deliver_folder(debt)
             for each in debts:
                 if each == debt or (kinds[each] and _covers(debt, each)):
-                    self._settle(each, doubts)
+                    self._debts.settle(each, doubts)
 
     def _work_off_files(self, debts: Sequence[Debt]) -> None:
         by_path: dict[str, list[Debt]] = {}
@@ -84,43 +59,7 @@ class Sending:
             doubts, _ = self._deliver(parts_with(batch))
             for path in batch:
                 for debt in by_path[path]:
-                    self._settle(debt, {path: doubts[path]} if path in doubts else {})
-
-    def _kind(self, debt: Debt) -> int:
-        """The type of file that is owed; 0 if it is gone."""
-        try:
-            return stat.S_IFMT(os.lstat(self._here(debt.path.rstrip("/"))).st_mode)
-        except (FileNotFoundError, NotADirectoryError):
-            return 0
-
-    def _here(self, path: str) -> str:
-        return f"{self._root}/{path}"
-
-    def _is_being_written(self, debt: Debt) -> bool:
-        """Whether another run holds the dst of `debt`; it noted the debt, and sends it itself when it is done."""
-        parts = debt.path.rstrip("/").split("/")
-        folders = (Path(self._root, *parts[:depth]) for depth in range(1, len(parts) + 1))
-        return any(folder.is_dir() and locks.held_by_another(folder) for folder in folders)
-
-    def _look_after_missing(self, debt: Debt, kind: int) -> None:
-        """Strike off what was never finished: it was noted before it got its name. What a record names is missed."""
-        folder, name = os.path.split(debt.path.rstrip("/"))
-        stamp = STAMP.match(name)
-        if kind:
-            self._failed[debt] = "it is neither a file nor a folder"
-        elif stamp and os.path.exists(self._here(f"{folder}/{records.FOLDER}/{stamp[0]}.json")):
-            self._failed[debt] = "it is not here any more, although it was kept"
-        elif not self._is_being_written(debt):
-            debug(f"not sent, because it was never finished: {debt.path}")
-            self._journal.done(debt)
-
-    def _settle(self, debt: Debt, doubts: Doubts) -> None:
-        """Strike `debt` off unless something of it is in doubt."""
-        why = next((f"{path}: {why}" for path, why in doubts.items() if _touches(path, debt.path)), "")
-        if why:
-            self._failed[debt] = why.removeprefix(f"{debt.path}: ")
-        elif not self._journal.done(debt):
-            debug(f"noted again while it was sent: {debt.path}")
+                    self._debts.settle(debt, {path: doubts[path]} if path in doubts else {})
 
     def _deliver_folder(self, debt: Debt) -> Doubts:
         """Make the target hold what the folder holds; what of it is in doubt afterwards."""
@@ -129,7 +68,7 @@ class Sending:
         def unreadable(folder: str, error: OSError) -> None:
             doubts[folder] = f"it cannot be read here: {error.strerror}"
 
-        for part in parts_of(self._root, _as_folder(debt.path), unreadable):
+        for part in parts_of(self._root, as_folder(debt.path), unreadable):
             left, there = self._deliver([part])
             doubts.update(left)
             if debt.op == SYNC:
@@ -139,6 +78,10 @@ class Sending:
     def _deliver(self, parts: Sequence[Part]) -> tuple[Doubts, Listing]:
         """Make the target hold the files of `parts`: what is in doubt afterwards, and what is there."""
         doubts, there = self._look(parts)
+        if doubts and self._verify:
+            (first, why), *others = doubts.items()
+            more = f", and {len(others)} more" if others else ""
+            log.warn(f"{self._target.name} does not have any more what it had: {first}: {why}{more}", "it is sent anew")
         for _ in range(_ATTEMPTS):
             if not doubts:
                 break
@@ -185,14 +128,14 @@ class Sending:
 
     def _size(self, path: str) -> int:
         try:
-            return os.lstat(self._here(path)).st_size
+            return os.lstat(self._debts.here(path)).st_size
         except OSError:
             return 0
 
     def _remove_superseded(self, part: Part, there: Listing, doubts: Doubts) -> Doubts:
         """Remove what rdiff-backup replaced, once its successor is proved to be there."""
         proved = set(part.paths).difference(doubts)
-        old = [path for path in superseded(there, proved) if not os.path.lexists(self._here(path))]
+        old = [path for path in superseded(there, proved) if not os.path.lexists(self._debts.here(path))]
         if not old:
             return {}
         complaint = self._target.remove(old)
@@ -201,20 +144,10 @@ class Sending:
         return {path: why for path in old if path in left}
 
 
-def _as_folder(path: str) -> str:
-    return f"{path.rstrip('/')}/" if path.rstrip("/") else ""
-
-
 def _covers(wider: Debt, debt: Debt) -> bool:
     """Whether `debt` is paid with `wider`, a folder: all that is pushed or synced in a folder that is synced, and all
     that is pushed in one that is pushed."""
     if wider == debt or (wider.op != SYNC and debt.op == SYNC):
         return False
-    outer, inner = _as_folder(wider.path), _as_folder(debt.path)
+    outer, inner = as_folder(wider.path), as_folder(debt.path)
     return inner.startswith(outer) and (inner != outer or wider.op != debt.op)
-
-
-def _touches(path: str, owed_path: str) -> bool:
-    """Whether one of two paths lies in the other, or they are the same."""
-    one, other = _as_folder(path), _as_folder(owed_path)
-    return one.startswith(other) or other.startswith(one)

@@ -1,68 +1,219 @@
-"""Where backups go besides this machine, what is noted for it, and the sending of it."""
+"""Where backups go besides this machine, what is noted for it, and the sending of it.
 
+Each target has a journal of its own: ``sync_state`` for the first, ``sync_state.NAME`` for the others.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from btw_backup import config, locks
+from btw_backup import addresses, config, files, locks, log
+from btw_backup.addresses import FIRST, Address
 from btw_backup.config import Config
-from btw_backup.errors import ImproperlyConfigured, Locked, NotOffsite
+from btw_backup.errors import FatalUserError, Locked, NotOffsite
 from btw_backup.keepers import Owe
-from btw_backup.offsite import Target
+
+if TYPE_CHECKING:
+    from btw_backup.offsite import Target
+    from btw_backup.offsite.debts import Owed
+    from btw_backup.offsite.state import SyncState
 
 JOURNAL = "sync_state"
 LOCK_FOLDER = ".sync"
-"""In the configuration directory: its lock lets one run send at a time."""
+"""In the configuration directory: its lock lets one run at a time send to the first target, ``.sync.NAME`` to NAME."""
+
+KNOWN = ".offsite"
+"""In the configuration directory: what is known of each target, and of what was sent to it."""
 
 
-def targets(general: Config) -> list[Target]:
+def targets(general: Config) -> list[Address]:
     """Where backups go; nowhere if the configuration says ``OFFSITE = {}``. Raises `ImproperlyConfigured`."""
     for problem in config.shortcomings(general):
         raise problem
-    if general["OFFSITE"]:
-        raise ImproperlyConfigured(
-            "OFFSITE cannot name targets yet: there can be one, of S3_URI_PREFIX and S3CMD_CONFIG", "say OFFSITE = {}"
-        )
-    if "S3_URI_PREFIX" not in general:
-        return []
-    from btw_backup.offsite.s3cmd import S3  # noqa: PLC0415 - who keeps backups here only need not load it
+    return addresses.addresses(general.values)
 
-    prefix, s3cmd_config = general["S3_URI_PREFIX"], general["S3CMD_CONFIG"]
-    return [S3(prefix, s3cmd_config, general["ROOT_PATH"], general["SYNC_TIMEOUT"])]
+
+def journal(config_dir: Path, name: str) -> "SyncState":
+    """What the target `name` is still owed."""
+    from btw_backup.offsite.state import SyncState  # noqa: PLC0415 - who keeps backups here only need not load it
+
+    return SyncState(config_dir / (JOURNAL if name == FIRST else f"{JOURNAL}.{name}"))
+
+
+def journals(config_dir: Path) -> Iterator[tuple[str, "SyncState"]]:
+    """The journals that there are, by the names of their targets, whether these are configured any more or not."""
+    yield FIRST, journal(config_dir, FIRST)
+    for path in sorted(config_dir.glob(f"{JOURNAL}.*")):
+        name = path.name.partition(".")[2]
+        if name.isidentifier():
+            yield name, journal(config_dir, name)
 
 
 def owe_all(general: Config, config_dir: Path) -> Owe:
     """What notes a debt for every target. Raises `ImproperlyConfigured` before a backup could be made for nothing."""
     if not (wanted := targets(general)):
         return lambda op, path: None
-    from btw_backup.offsite.state import SyncState  # noqa: PLC0415 - as above
-
-    journals = [SyncState(config_dir / JOURNAL) for _ in wanted]
+    noted = [_prepared(config_dir, address) for address in wanted]
 
     def owe(op: str, path: str) -> None:
-        for journal in journals:
-            journal.owe(op, path)
+        for each in noted:
+            each.owe(op, path)
 
     return owe
 
 
-def send(general: Config, config_dir: Path, *, wait: float) -> None:
-    """Send what is owed, also by other runs; wait at most `wait` seconds for another that sends.
+def send(general: Config, config_dir: Path, *, wait: float, verify: bool = False) -> None:
+    """Send what is owed, also by other runs, to all targets at once; wait at most `wait` seconds for others that send.
 
-    What another run is writing right now is left to that run. Raises `NotOffsite` if anything else remains.
+    What another run is writing right now is left to that run. With `verify` each target is compared with all that there
+    is when nothing is owed to it any more: what it lacks then, it has lost, which is said. Raises `NotOffsite` if
+    anything remains anywhere.
     """
-    for target in targets(general):
-        _send(target, general["ROOT_PATH"], config_dir, wait)
+    jobs = [partial(_sent, address, general, config_dir, wait, verify) for address in targets(general)]
+    if not jobs:
+        return
+    from btw_backup.offsite.together import together  # noqa: PLC0415 - as above
+
+    problems = [problem for problem in together(jobs, len(jobs)) if problem]
+    for problem in problems[:-1]:
+        log.warn(problem.message, problem.hint)
+    if problems:
+        raise problems[-1]
 
 
-def _send(target: Target, root: Path, config_dir: Path, wait: float) -> None:
-    from btw_backup.offsite.sending import HINT, Sending, owed  # noqa: PLC0415 - as above
-    from btw_backup.offsite.state import SyncState  # noqa: PLC0415 - as above
+def scrub(address: Address, general: Config, config_dir: Path, *, percent: float | None, wait: float) -> dict[str, str]:
+    """Fetch what a target holds, so many percent of it, and compare: what is not what was sent, and why, is owed anew.
 
-    journal = SyncState(config_dir / JOURNAL)
-    if not journal.pending():
+    Raises `Locked` if another run sends there.
+    """
+    from btw_backup.offsite import objects, sampling, storekey  # noqa: PLC0415 - as above
+    from btw_backup.offsite.state import PUSH, SYNC  # noqa: PLC0415 - as above
+
+    noted = _prepared(config_dir, address)
+    known = storekey.private(config_dir / KNOWN)
+    with locks.lock(_lock_folder(config_dir, address), exclusive=True, wait=wait):
+        if address.layout == "mirror":
+            target = target_of(address, general, config_dir)
+            target.probe()
+            state = known / f"{address.name}.scrub"
+            bad = sampling.of_mirror(target, general["ROOT_PATH"], known / f"{address.name}.check", state, percent)
+            for path in bad:
+                noted.owe(PUSH, path)
+            return bad
+        target = target_of(address, general, config_dir, known / address.name)
+        target.probe()
+        with objects.opened(address, target, noted, known, general["ROOT_PATH"]) as sending:
+            bad = sending.scrub(percent)
+        if bad:
+            noted.owe(SYNC, "")
+        return bad
+
+
+def debts(config_dir: Path) -> "dict[str, Owed]":
+    """What each target is still owed; those that are owed nothing are left out."""
+    from btw_backup.offsite.debts import Owed  # noqa: PLC0415 - as above
+
+    pending = {name: each.pending() for name, each in journals(config_dir)}
+    return {name: Owed(debt.path for debt in found) for name, found in pending.items() if found}
+
+
+def target_of(address: Address, general: Config, config_dir: Path, root: Path | None = None) -> "Target":
+    """What speaks to the place of `address`, and mirrors the folder `root`, by default ROOT_PATH."""
+    mirrored: Path = root or general["ROOT_PATH"]
+    if address.s3cmd_config:
+        from btw_backup.offsite.s3cmd import S3  # noqa: PLC0415 - as above
+
+        return S3(address, mirrored, general["SYNC_TIMEOUT"])
+    from btw_backup.offsite.folder import Folder  # noqa: PLC0415 - as above
+
+    return Folder(address.place, mirrored, config_dir / KNOWN / f"{address.name}.id", address.rate)
+
+
+def _sent(address: Address, general: Config, config_dir: Path, wait: float, verify: bool) -> FatalUserError | None:
+    """Send what is owed to one target; what kept something from being sent."""
+    try:
+        _send(address, general, config_dir, wait, verify=verify)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return NotOffsite(f"not all is at {address.place} yet, because of this: {where}{error.strerror or error}")
+    except FatalUserError as error:
+        return error
+    return None
+
+
+def _send(address: Address, general: Config, config_dir: Path, wait: float, *, verify: bool) -> None:
+    from btw_backup.offsite.debts import HINT, owed  # noqa: PLC0415 - as above
+    from btw_backup.offsite.state import SYNC  # noqa: PLC0415 - as above
+
+    noted = _prepared(config_dir, address)
+    if not noted.pending() and not verify:
         return
     try:
-        with locks.lock(config_dir / LOCK_FOLDER, exclusive=True, wait=wait):
-            Sending(target, journal, root).work_off()
+        with locks.lock(_lock_folder(config_dir, address), exclusive=True, wait=wait):
+            _work_off(address, general, config_dir, noted)
+            if verify:
+                noted.owe(SYNC, "")
+                _work_off(address, general, config_dir, noted, verify=True)
     except Locked as error:
-        if debts := journal.pending():
-            raise NotOffsite(owed(debts, target, error.message), HINT) from error
+        if debts := noted.pending():
+            raise NotOffsite(owed(debts, address.place, error.message), HINT) from error
+
+
+def _lock_folder(config_dir: Path, address: Address) -> Path:
+    return config_dir / (LOCK_FOLDER if address.name == FIRST else f"{LOCK_FOLDER}.{address.name}")
+
+
+def _work_off(address: Address, general: Config, config_dir: Path, noted: "SyncState", *, verify: bool = False) -> None:
+    """Send what is owed, as the layout wants it."""
+    if not noted.pending():
+        return
+    if address.layout == "mirror":
+        from btw_backup.offsite.sending import Sending  # noqa: PLC0415 - as above
+
+        Sending(target_of(address, general, config_dir), noted, general["ROOT_PATH"], verify=verify).work_off()
+        return
+    from btw_backup.offsite import objects, storekey  # noqa: PLC0415 - as above
+
+    known = storekey.private(config_dir / KNOWN)
+    target = target_of(address, general, config_dir, known / address.name)
+    with objects.opened(address, target, noted, known, general["ROOT_PATH"]) as sending:
+        sending.work_off()
+
+
+def _prepared(config_dir: Path, address: Address) -> "SyncState":
+    """The journal of a target. One that is new, or is somewhere else or laid out otherwise than before, is owed all
+    that there is; only the first, which the old script knew, needs ``sync --full`` for that."""
+    from btw_backup.offsite.state import SYNC  # noqa: PLC0415 - as above
+
+    noted = journal(config_dir, address.name)
+    if address.name == FIRST and address.layout == "mirror":
+        return noted
+    path = config_dir / KNOWN / f"{address.name}.json"
+    wanted = {"place": address.place, "layout": address.layout, "encrypt_to": list(address.encrypt_to)}
+    known = _known(path)
+    if known == wanted:
+        return noted
+    if known.get("place") != wanted["place"] or known.get("layout") != wanted["layout"]:
+        noted.owe(SYNC, "")
+    elif known.get("encrypt_to") != wanted["encrypt_to"]:
+        hint = "if nobody meant that, somebody else can read what is sent from now on"
+        log.warn(
+            f"ENCRYPT_TO of the target {address.name} is not what it was: {_names(known)}, now {_names(wanted)}", hint
+        )
+    files.make_folder(path.parent)
+    files.write_whole(path, json.dumps(wanted, indent=1).encode() + b"\n")
+    return noted
+
+
+def _names(known: Mapping[str, Any]) -> str:
+    recipients = known.get("encrypt_to")
+    return ", ".join(map(str, recipients)) if isinstance(recipients, list) and recipients else "nobody"
+
+
+def _known(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return {}

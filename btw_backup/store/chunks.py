@@ -22,6 +22,7 @@ from btw_backup.store import frames
 
 FOLDER = ".store"
 FORMAT = 1
+FORMAT_FILE = "format.json"
 LARGEST = 9 << 20
 """Bytes of plain content that a chunk may have: what the cutter gives at most, and a pack with its last file."""
 
@@ -45,7 +46,7 @@ class ChunkStore:
 
     def open(self) -> None:
         """Make sure of a store of a format that we know; a new one is made. Raises `FatalUserError`."""
-        path = self.folder / "format.json"
+        path = self.folder / FORMAT_FILE
         try:
             content = path.read_bytes()
             found = json.loads(content)["format"]

@@ -22,7 +22,7 @@ import zstandard
 from btw_backup import files
 from btw_backup.errors import Interrupted
 from btw_backup.store import rescue, salvage
-from btw_backup.store.chunks import ChunkStore
+from btw_backup.store.chunks import FORMAT_FILE, ChunkStore
 from btw_backup.store.mending import Mending
 from btw_backup.store.salvage import MARKS, Announce
 
@@ -184,6 +184,8 @@ def writing(store: ChunkStore, announce: Announce, *, wait: float = WAIT) -> Ite
     The store's lock is held shared, so that nothing is swept meanwhile. The writer's mark is on the disk before its
     first chunk: after a crash, whoever writes next looks at all chunks that are younger than it.
     """
+    if not (store.folder / FORMAT_FILE).exists():
+        announce(f"{store.folder.name}/{FORMAT_FILE}")
     store.open()
     with store.locked(exclusive=False, wait=wait):
         salvage.look_after_the_dead(store, announce)

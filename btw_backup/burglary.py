@@ -1,0 +1,46 @@
+"""What the credentials of this machine allow at each target: one finding for each thing that was tried."""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from btw_backup.addresses import Address
+from btw_backup.config import Config
+from btw_backup.errors import FatalUserError
+from btw_backup.findings import ERROR, OK, WARNING, Finding
+from btw_backup.offsite import attack, sync
+from btw_backup.offsite.attack import Attacked
+
+_HINT = "btw-backup offsite policy prints what to allow; versioning keeps what is overwritten"
+
+
+def attempts(general: Config, config_dir: Path) -> Iterator[Finding]:
+    """Attack every target."""
+    for address in sync.targets(general):
+        try:
+            found = attack.attack(partial(sync.target_of, address, general, config_dir))
+        except FatalUserError as error:
+            yield Finding(ERROR, f"attack on {address.name}", error.message, error.hint)
+            continue
+        yield from judged(address, found)
+
+
+def judged(address: Address, found: Attacked) -> Iterator[Finding]:
+    """What is to be said of what could be done."""
+    hint = _HINT if address.s3cmd_config else "let another machine copy that folder to where this one cannot write"
+    yield _finding(address, "delete", found.delete, hint)
+    yield _finding(address, "overwrite", found.overwrite, hint)
+    reading = f"attack on {address.name}: read"
+    if found.read and not address.encrypt_to:
+        yield Finding(WARNING, reading, "this machine can, and nothing there is encrypted", "ENCRYPT_TO")
+    elif found.read:
+        yield Finding(OK, reading, "this machine can, but what is there is encrypted to a key that is not here")
+    else:
+        yield Finding(OK, reading, "refused")
+
+
+def _finding(address: Address, what: str, could: bool, hint: str) -> Finding:
+    name = f"attack on {address.name}: {what}"
+    if could:
+        return Finding(WARNING, name, f"this machine can {what} what is at {address.place}", hint)
+    return Finding(OK, name, "refused")

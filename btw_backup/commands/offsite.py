@@ -1,0 +1,54 @@
+"""Say what a target should allow this machine to do, and nothing else.
+
+policy prints, for a target in S3, the policy in JSON (of AWS's kind, which most servers understand) for the user whose
+key s3cmd has here: to list, and to write. It cannot delete, read, or change how long anything is kept: so whoever
+breaks into this machine cannot either. Versioning, which has to be switched on in the bucket by somebody else, keeps
+what is overwritten. With --read also to read, for scrub --target and for restores with this key.
+
+A target with the layout mirror that gets backups of type rdiff needs to overwrite, and to delete what rdiff-backup
+replaces: that is in it.
+
+example:
+  btw-backup offsite policy
+  btw-backup offsite policy archive --read
+"""
+
+import argparse
+
+from btw_backup.addresses import Address
+from btw_backup.commands.command import Command, Context
+from btw_backup.errors import NotFound, UsageError
+from btw_backup.offsite import policy, sync
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Fill the parser."""
+    parser.add_argument("what", choices=("policy",), help="what to print")
+    parser.add_argument(
+        "target", nargs="?", metavar="TARGET", help="the name of the target; by default the first in S3"
+    )
+    parser.add_argument("--read", action="store_true", help="allow to read, too")
+
+
+def run(context: Context, args: argparse.Namespace) -> None:
+    """Print the policy."""
+    address = _chosen(sync.targets(context.config), args.target)
+    context.answer(policy.text_of(address, read=args.read))
+
+
+def _chosen(found: list[Address], name: str | None) -> Address:
+    """The target `name`, or the first one in S3."""
+    in_s3 = [address for address in found if address.s3cmd_config]
+    if name is None:
+        if not in_s3:
+            raise NotFound("no target is in S3", "a folder has owners and permissions instead")
+        return in_s3[0]
+    chosen = next((address for address in found if address.name == name), None)
+    if chosen is None:
+        raise NotFound(f"there is no target {name}", "the targets are " + ", ".join(address.name for address in found))
+    if not chosen.s3cmd_config:
+        raise UsageError(f"the target {name} is a folder", "it has owners and permissions instead")
+    return chosen
+
+
+COMMAND = Command("offsite", "prints the policy that a target should have", arguments, run)

@@ -1,0 +1,33 @@
+"""What lies at every target with the layout objects besides backups: the store key, and what restores without us."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from btw_backup.offsite import storekey
+from btw_backup.offsite.delivery import Delivery
+from btw_backup.offsite.ledger import Ledger
+
+RESCUE = Path(__file__).parent / "rescue"
+NAMES = ("README.txt", "RESTORE.py")
+"""In clear: they tell nothing but that this program was here."""
+
+KEYS = "keys"
+
+
+def furnish(delivery: Delivery, ledger: Ledger, recipients: Sequence[str], key: bytes) -> None:
+    """Send those of them that are not there yet; the store key once for each set of recipients."""
+    for name in NAMES:
+        content = (RESCUE / name).read_bytes()
+        digest = hashlib.sha256(content).hexdigest()
+        if ledger.meta(name) != digest:
+            delivery.write(name, content)
+            delivery.deliver_one(name)
+            ledger.note(name, digest)
+    wanted = [storekey.fingerprint(key), *recipients]
+    if ledger.meta("key") != wanted:
+        content = delivery.seal(storekey.text_of(key))
+        path = f"{KEYS}/{hashlib.sha256(content).hexdigest()}"
+        delivery.write(path, content)
+        delivery.deliver_one(path)
+        ledger.note("key", wanted)

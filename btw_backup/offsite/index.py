@@ -1,0 +1,214 @@
+"""The records of what was sent to a target with the layout objects: one for each time that something was sent.
+
+They are a chain: each has a sequence number and the SHA-256 of the one before, as it is stored. What ends it is the
+HMAC-SHA-256 of the text before it, under the store key. Applied one after the other, they tell what there is: which
+objects, one behind the other, are a file below ROOT_PATH, and which is a chunk. Now and then a record names a `state`:
+all that the ones before it told, so that nobody has to read those.
+"""
+
+import hashlib
+import hmac
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import zstandard
+
+from btw_backup.errors import Damaged, FatalUserError
+
+FORMAT = 1
+LARGEST = 1 << 30
+"""Bytes of a text that is read: memory is bounded, whatever lies there."""
+
+FOLDER = "index"
+STATE = ".state"
+"""The ending of the name of a record that has a state; only a hint which to read."""
+
+_DOMAIN = b"btw-backup index 1\n"
+_NAME = re.compile(r"[0-9a-f]{64}")
+
+
+class Ref(NamedTuple):
+    """An object: ``objects/<batch>/<name>``, whose name is the SHA-256 of its `stored` bytes, of which, decrypted, the
+    first `length` are what was stored."""
+
+    batch: int
+    name: str
+    length: int
+    stored: int
+
+    @property
+    def path(self) -> str:
+        """Where it is, relative to the target."""
+        return f"objects/{self.batch:08x}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file: its size and SHA-256, when it was changed (ns), and its content."""
+
+    size: int
+    sha256: str
+    mtime: int
+    parts: tuple[Ref, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What there is: files by their path below ROOT_PATH, chunks by their name."""
+
+    files: dict[str, File] = field(default_factory=dict)
+    chunks: dict[str, Ref] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record: what is new since the one before, and the paths that are not there any more."""
+
+    chain: str
+    sequence: int
+    previous: str
+    made: str
+    files: Mapping[str, File]
+    chunks: Mapping[str, Ref]
+    removed: tuple[str, ...] = ()
+    state: File | None = None
+
+    def apply(self, state: State) -> None:
+        """Bring `state` up to this record."""
+        for path in self.removed:
+            state.files.pop(path, None)
+        state.files.update(self.files)
+        state.chunks.update(self.chunks)
+
+
+def text_of(record: Record, key: bytes) -> bytes:
+    """`record`, authenticated and compressed."""
+    found: dict[str, Any] = {
+        "format": FORMAT,
+        "chain": record.chain,
+        "sequence": record.sequence,
+        "previous": record.previous,
+        "made": record.made,
+        **_values(record.files, record.chunks),
+        "removed": record.removed,
+        "state": _file_value(record.state) if record.state else None,
+    }
+    body = json.dumps(found, ensure_ascii=True).encode()
+    mac = hmac.new(key, _DOMAIN + body, hashlib.sha256).hexdigest()
+    return zstandard.ZstdCompressor(level=6, write_checksum=True).compress(body + b"\n" + mac.encode() + b"\n")
+
+
+def parsed(content: bytes, key: bytes, where: str) -> Record:
+    """The record in `content`, which may be padded. Raises `Damaged` if it was not made with `key`."""
+    body, _, mac = decompressed(content, where).rstrip(b"\n").rpartition(b"\n")
+    expected = hmac.new(key, _DOMAIN + body, hashlib.sha256).hexdigest()
+    if not hmac.compare_digest(expected.encode(), mac):
+        raise Damaged(f"{where} was not made by this installation: its HMAC is not that of its store key")
+    try:
+        found = json.loads(body)
+        if found["format"] > FORMAT:
+            raise FatalUserError(f"{where} has the newer format {found['format']}", "use a newer btw-backup")
+        state = _state(found)
+        return Record(
+            str(found["chain"]),
+            int(found["sequence"]),
+            str(found["previous"]),
+            str(found["made"]),
+            state.files,
+            state.chunks,
+            tuple(map(_path, found["removed"])),
+            _file(found["state"]) if found["state"] else None,
+        )
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise Damaged(f"{where} cannot be understood: {error}") from error
+
+
+def state_text(state: State) -> bytes:
+    """A state, to be stored like a file."""
+    body = json.dumps(_values(state.files, state.chunks), ensure_ascii=True).encode()
+    return zstandard.ZstdCompressor(level=6, write_checksum=True).compress(body)
+
+
+def parsed_state(content: bytes, where: str) -> State:
+    """The state in `content`, which was proved. Raises `Damaged`."""
+    try:
+        return _state(json.loads(decompressed(content, where)))
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise Damaged(f"{where} cannot be understood: {error}") from error
+
+
+def decompressed(content: bytes, where: str) -> bytes:
+    """The first frame in `content`; the padding is behind it. Raises `Damaged`."""
+    try:
+        expander = zstandard.ZstdDecompressor(max_window_size=1 << 27).decompressobj()
+        found = b"".join(_pieces(expander, content))
+        if not expander.eof:
+            raise Damaged(f"{where} is cut")
+        return found
+    except (zstandard.ZstdError, MemoryError) as error:
+        raise Damaged(f"{where} is damaged: {error}") from error
+
+
+def _pieces(expander: "zstandard.ZstdDecompressionObj", content: bytes) -> list[bytes]:
+    pieces, size = [], 0
+    for start in range(0, len(content), 1 << 14):
+        pieces.append(expander.decompress(content[start : start + (1 << 14)]))
+        size += len(pieces[-1])
+        if size > LARGEST:
+            raise zstandard.ZstdError("it is too large")
+        if expander.eof:
+            break
+    return pieces
+
+
+def _values(files: Mapping[str, File], chunks: Mapping[str, Ref]) -> dict[str, Any]:
+    return {"files": {path: _file_value(file) for path, file in files.items()}, "chunks": chunks}
+
+
+def _file_value(file: File) -> list[Any]:
+    return [file.size, file.sha256, file.mtime, file.parts]
+
+
+def _state(found: Any) -> State:
+    return State(
+        {_path(path): _file(value) for path, value in found["files"].items()},
+        {_name(name): _ref(value) for name, value in found["chunks"].items()},
+    )
+
+
+def _file(value: Any) -> File:
+    size, sha256, mtime, parts = value
+    return File(int(size), _name(sha256), int(mtime), tuple(map(_ref, parts)))
+
+
+def file_of(value: Any) -> File:
+    """What `value`, of JSON, says. Raises ValueError, TypeError."""
+    return _file(value)
+
+
+def value_of(file: File) -> list[Any]:
+    """`file` as JSON has it."""
+    return _file_value(file)
+
+
+def _ref(value: Any) -> Ref:
+    batch, name, length, stored = value
+    if not 0 <= batch < 1 << 32 or length < 0 or stored < 0:
+        raise ValueError("an object cannot be")
+    return Ref(int(batch), _name(name), int(length), int(stored))
+
+
+def _name(name: Any) -> str:
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ValueError("a name cannot be")
+    return name
+
+
+def _path(path: Any) -> str:
+    parts = str(path).split("/")
+    if "\0" in path or any(part in ("", ".", "..") for part in parts):
+        raise ValueError(f"a path leads out of ROOT_PATH: {path!r:.100}")
+    return str(path)

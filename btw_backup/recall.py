@@ -1,0 +1,186 @@
+"""Backups that are not here any more, from a target: looked at without fetching them, and fetched to be restored.
+
+What a target holds is shown by a scratch folder that looks like ROOT_PATH: with the records, and with empty files in
+the place of everything else. What is to be restored is fetched into it, and proved by whoever restores it.
+"""
+
+import fcntl
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from btw_backup import files, listing, log, places, progress, staging
+from btw_backup.addresses import FIRST, Address
+from btw_backup.entries import Entry
+from btw_backup.errors import Damaged, FatalUserError, UsageError
+from btw_backup.keepers import Place
+from btw_backup.offsite import vault
+from btw_backup.offsite.folder import Folder
+from btw_backup.offsite.s3cmd import S3
+from btw_backup.offsite.sealing import Identities
+from btw_backup.offsite.vault import CHUNKS, Vault
+from btw_backup.records import FOLDER, Backup
+from btw_backup.selection import Selection
+from btw_backup.store import chunks, manifest, uses
+from btw_backup.store.chunks import FORMAT_FILE, format_text
+from btw_backup.store.entry import entry_of
+
+_READINGS = 3  # a hard link that is wanted leads to its first name, and that may be told late
+TIMEOUT = 86400.0
+_SCRATCH = f"{files.TEMPORARY}from-"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where to take backups from: the addresses of targets, in the order in which to try them, with what opens them."""
+
+    addresses: Sequence[Address]
+    identities: Sequence[Path] = ()
+    fingerprints: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Recalled:
+    """A target that answered: what it holds, and the scratch folder that looks like ROOT_PATH."""
+
+    vault: Vault
+    root: Path
+
+    def show(self, below: str = "") -> None:
+        """Make the scratch folder look like ROOT_PATH: all of it, or what is in the dst `below` and further down."""
+        wanted = [path for path in self.vault.paths() if not below or path.startswith(f"{below}/")]
+        known = [path for path in wanted if os.path.basename(os.path.dirname(path)) == FOLDER]
+        for path in wanted:
+            if path not in known:
+                files.make_folder((self.root / path).parent)
+                (self.root / path).touch()
+        bad = self.vault.fetch(known, self.root, lambda count: None)
+        for path, why in bad.items():
+            self.vault.problems.append(f"{path}: {why}")
+
+    def fetch(self, backup: Backup, paths: Sequence[str] = ()) -> None:
+        """Fetch all that `backup`, of the scratch folder, needs; of a tree in chunks what those `paths` of it need.
+
+        Raises `Damaged` if its own file cannot be had; what chunks are lacking, the restore tells.
+        """
+        own = os.path.relpath(backup.path, self.root)
+        files_of_it = [path for path in self.vault.paths() if path == own or path.startswith(f"{own}/")]
+        self._fetch(files_of_it, f"{backup.address} from {self.vault.name}")
+        if backup.keeper == "chunks":
+            names = _chunks_of(backup, paths) if paths else uses.chunks_of(backup.path)
+            wanted = list(map(_chunk_path, names))
+            files.make_folder(self.root / CHUNKS)
+            (self.root / chunks.FOLDER / FORMAT_FILE).write_bytes(format_text(chunks.FORMAT))
+            bad = self._fetched(wanted, f"{backup.address} from {self.vault.name}")
+            for path, why in bad.items():
+                log.warn(f"{path}: {why}")
+
+    def _fetch(self, paths: Sequence[str], what: str) -> None:
+        bad = self._fetched(paths, what)
+        if bad:
+            path, why = next(iter(bad.items()))
+            raise Damaged(f"{self.vault.name}: {path}: {why}", "another backup, or another target, may be well")
+
+    def _fetched(self, paths: Sequence[str], what: str) -> dict[str, str]:
+        with progress.shown(what, sum(map(self.vault.size, paths))) as advance:
+            return self.vault.fetch(paths, self.root, advance)
+
+    def place(self, dst: str) -> Place:
+        """The dst `dst` in the scratch folder."""
+        return places.place(self.root, dst)
+
+    def check(self) -> None:
+        """Raise `Damaged` if it is in doubt whether the target told all that was sent to it."""
+        problems = list(dict.fromkeys(self.vault.problems))
+        for problem in problems[:10]:
+            log.warn(f"{self.vault.name}: {problem}")
+        if problems:
+            hint = "other or newer backups may have been there"
+            raise Damaged(f"{self.vault.name} does not hold all that was sent to it, or not as it was", hint)
+
+
+@contextmanager
+def opened(origin: Origin, beside: Path) -> Iterator[Recalled]:
+    """The first target that answers. The scratch folder lies in `beside`, and is gone at the end."""
+    identities = Identities(origin.identities)
+    with _scratch(beside) as scratch:
+        root = scratch / "root"
+        root.mkdir()
+        yield Recalled(_answering(origin, identities, scratch), root)
+
+
+@contextmanager
+def _scratch(beside: Path) -> Iterator[Path]:
+    """A new folder in `beside`, locked; those that dead runs left there go."""
+    for name in os.listdir(beside):
+        if name.startswith(_SCRATCH):
+            staging.remove_if_dead(beside / name)
+    path = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=beside))
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield path
+    finally:
+        files.remove(path)
+        os.close(descriptor)
+
+
+def _answering(origin: Origin, identities: Identities, scratch: Path) -> Vault:
+    for address in origin.addresses[:-1]:
+        try:
+            return _vault(address, origin, identities, scratch)
+        except FatalUserError as error:
+            log.warn(f"{address.place} cannot be used: {error.message}", "the next target is asked")
+    return _vault(origin.addresses[-1], origin, identities, scratch)
+
+
+def _vault(address: Address, origin: Origin, identities: Identities, scratch: Path) -> Vault:
+    target = S3(address, scratch, TIMEOUT) if address.s3cmd_config else Folder(address.place, scratch)
+    return vault.opened(target, scratch, identities, origin.fingerprints)
+
+
+def address_of(text: str, s3cmd_config: str | None, known: Sequence[Address]) -> Address:
+    """The address that somebody gives: ``s3://…``, the path of a folder, or the name of one of the targets `known`."""
+    if text.startswith("s3://"):
+        configured = next((one.s3cmd_config for one in known if one.place.rstrip("/") == text.rstrip("/")), None)
+        config = s3cmd_config or configured
+        if not config:
+            raise UsageError(f"how to reach {text}?", "--s3cmd-config FILE tells it")
+        return Address(FIRST, text.rstrip("/") + "/", config)
+    if "/" in text:
+        return Address("folder", os.path.abspath(text))
+    found = next((one for one in known if one.name == text), None)
+    if found is None:
+        names = ", ".join(one.name for one in known)
+        raise UsageError(f"there is no target {text}", f"the targets are {names}" if names else "give s3://… or a path")
+    return found
+
+
+def addresses_below(recalled: Recalled) -> Iterator[Backup]:
+    """All backups that the target holds, as far as names and records tell."""
+    for place in listing.places(recalled.root):
+        yield from listing.each(place)
+
+
+def _chunks_of(backup: Backup, paths: Sequence[str]) -> list[str]:
+    """The chunks that `paths` of a tree need: those of first names that are not among these, too."""
+    selection = Selection(backup, paths)
+    names: dict[str, None] = {}
+    takes: Callable[[Entry], bool] = selection.takes
+    for _ in range(_READINGS):
+        with manifest.opened(backup.path) as opened:
+            for member, _ in opened:
+                if takes(entry := entry_of(member)):
+                    names.update(dict.fromkeys(name for name, _, _ in member.extents))
+                    selection.waiting_for(entry)
+        if not selection.postponed:
+            break
+        takes = selection.awaits
+    return list(names)
+
+
+def _chunk_path(name: str) -> str:
+    return f"{CHUNKS}{name[:2]}/{name}.zst"

@@ -1,0 +1,94 @@
+"""Rebuilds a ROOT_PATH from a target: everything that was sent there, or what is below a dst."""
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from btw_backup import log, progress
+from btw_backup.addresses import Address
+from btw_backup.errors import FatalUserError
+from btw_backup.offsite import storekey
+from btw_backup.offsite.parts import repository_of
+from btw_backup.offsite.vault import Vault
+from btw_backup.records import FOLDER
+from btw_backup.store.chunks import ChunkStore
+
+_PIECE = 1 << 20
+_SHOWN = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuilt:
+    """How many files came, how many were here, what could not be had, with the reason, and how many were here and are
+    others."""
+
+    fetched: int
+    known: int
+    lost: dict[str, str]
+    others: int
+
+
+def rebuild(vault: Vault, root: Path, below: str) -> Rebuilt:
+    """Fetch what is not here yet: chunks, then backups, then their records.
+
+    Of a repository in which something is here, and is another, nothing is fetched: its files belong together.
+    """
+    paths = sorted((path for path in vault.paths() if not below or path.startswith(f"{below}/")), key=_is_record)
+    others = list(_others(vault, root, paths))
+    spared = {repository_of(path) for path in others} - {""}
+    if any(True for _ in vault.chunks()):
+        ChunkStore(root).open()
+    wanted = [path for path in (*vault.chunks(), *paths) if not os.path.lexists(root / path)]
+    wanted = [path for path in wanted if repository_of(path) not in spared]
+    with progress.shown(f"from {vault.name}", sum(map(vault.size, wanted))) as advance:
+        lost = vault.fetch(wanted, root, advance)
+    for path, why in list(lost.items())[:_SHOWN]:
+        log.warn(f"{path}: {why}")
+    for path in others[:_SHOWN]:
+        log.warn(f"{path} is here, and is not what is there")
+    everything = len(paths) + sum(1 for _ in vault.chunks())
+    return Rebuilt(len(wanted) - len(lost), everything - len(wanted), lost, len(others))
+
+
+def _is_record(path: str) -> bool:
+    return os.path.basename(os.path.dirname(path)) == FOLDER
+
+
+def _others(vault: Vault, root: Path, paths: Iterable[str]) -> Iterator[str]:
+    """What is here, and is another file than what is there."""
+    for path in paths:
+        try:
+            size = os.lstat(root / path).st_size
+        except FileNotFoundError:
+            continue
+        sha256 = vault.sha256(path)
+        is_other = size != vault.size(path) or (sha256 and _digest(root / path) != sha256)
+        if is_other and not path.endswith("/log.txt"):  # which grows
+            yield path
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb", buffering=0) as file:
+        while piece := file.read(_PIECE):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def adopt(vault: Vault, known: Path, address: Address) -> None:
+    """Remember that what `vault` holds is at the target `address` of this configuration: it is not sent there again."""
+    from btw_backup.offsite.ledger import Ledger  # noqa: PLC0415 - a mirror needs neither
+    from btw_backup.offsite.object_vault import ObjectVault  # noqa: PLC0415 - as above
+
+    path = storekey.private(known) / f"{address.name}.sqlite"
+    if not isinstance(vault, ObjectVault) or address.layout != "objects" or path.exists():
+        return
+    if not storekey.adopt(known, vault.keys[-1]):
+        raise FatalUserError(f"this installation has another store key than {vault.name}", "what is here is sent anew")
+    ledger = Ledger(path)
+    try:
+        ledger.adopt(vault.state)
+    finally:
+        ledger.close()
