@@ -1,0 +1,57 @@
+"""Fixtures of the fault harness: what compiles, what runs commands quickly, and worlds with a case in them."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.faults.cases import Case
+from tests.faults.forks import Forks
+from tests.faults.sweep import Result
+from tests.faults.world import World
+from tests.s3 import Bucket, s3_server  # noqa: F401 - a fixture
+from tests.servers import Postgres, postgres  # noqa: F401 - idem
+
+MakeWorld = Callable[..., World]
+Note = Callable[[Result], None]
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Forks]:
+    """What runs commands in peace."""
+    with Forks() as running:
+        yield running
+
+
+@pytest.fixture
+def world_of(request: pytest.FixtureRequest, tmp_path: Path, forks: Forks) -> Iterator[MakeWorld]:
+    """Makes a world in which a case is ready to be run, and has been saved."""
+    with ExitStack() as stack:
+
+        def make(case: Case, filesystem: str = "", alike: bool = False) -> World:
+            servers: dict[str, Postgres | Bucket] = {}
+            if case.needs == "postgres":
+                servers["postgres"] = request.getfixturevalue("postgres")
+            if case.needs == "s3":
+                servers["bucket"] = request.getfixturevalue("one_bucket")
+            world = World(tmp_path / "w", forks, filesystem, alike=alike, **servers)
+            stack.callback(shutil.rmtree, world.place)
+            stack.callback(world.close)
+            case.build(world)
+            world.save()
+            return world
+
+        yield make
+
+
+@pytest.fixture
+def note(record_property: Callable[[str, object], None]) -> Note:
+    """Takes down what a test found, to be shown at the end of all; and fails it if anything did not hold."""
+
+    def take_down(result: Result) -> None:
+        record_property("faults", [result.case, result.act, result.steps, result.tried, len(result.broken)])
+        assert not result.broken, f"{len(result.broken)} of {result.tried}:\n" + "\n".join(result.broken)
+
+    return take_down
