@@ -23,7 +23,8 @@ OPTIONS = (
     "--null",
     "--verbatim-files-from",
 )
-"""The options of tar: no atime, ctime or process number, so that archives of equal trees are equal; `Steady` has the exception."""
+"""The options of tar: no atime, ctime or process number, so that archives of equal trees are equal, but for what
+`Steady` leaves out."""
 
 
 def write(source: str, names: BinaryIO, size: int, out: BinaryIO, problems: Problems) -> Produced:

@@ -7,8 +7,7 @@ option of format 1.0 keeps it from doing so: a tree with a hole in it would neve
 import hashlib
 
 _BLOCK = 512
-_MAGIC = slice(257, 262)
-_CHECKSUM = slice(148, 156)
+_MAGIC, _CHECKSUM = 257, 148  # where in a header these are
 
 
 class Steady:
@@ -44,7 +43,7 @@ class Steady:
         found = bytearray(blocks.replace(self._mark, self._zeros))
         at = -1
         while (at := blocks.find(self._mark, at + 1)) >= 0:
-            header = memoryview(found)[at // _BLOCK * _BLOCK :][:_BLOCK]
-            if header[_MAGIC] == b"ustar":
-                header[_CHECKSUM] = bytes(8)
+            header = at // _BLOCK * _BLOCK
+            if blocks.startswith(b"ustar", header + _MAGIC):
+                found[header + _CHECKSUM : header + _CHECKSUM + 8] = bytes(8)
         return found

@@ -1,6 +1,8 @@
 """Fixtures of the fault harness: what compiles, what runs commands quickly, and worlds with a case in them."""
 
+import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,6 +16,7 @@ from tests.faults.world import World
 from tests.s3 import Bucket, s3_server  # noqa: F401 - a fixture
 from tests.servers import Postgres, postgres  # noqa: F401 - idem
 
+MEMORY = Path("/dev/shm")  # noqa: S108 - worlds that need no disk of their own are quicker there
 MakeWorld = Callable[..., World]
 Note = Callable[[Result], None]
 
@@ -26,7 +29,9 @@ def forks() -> Iterator[Forks]:
 
 
 @pytest.fixture
-def world_of(request: pytest.FixtureRequest, tmp_path: Path, forks: Forks) -> Iterator[MakeWorld]:
+def world_of(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, forks: Forks
+) -> Iterator[MakeWorld]:
     """Makes a world in which a case is ready to be run, and has been saved."""
     with ExitStack() as stack:
 
@@ -36,8 +41,10 @@ def world_of(request: pytest.FixtureRequest, tmp_path: Path, forks: Forks) -> It
                 servers["postgres"] = request.getfixturevalue("postgres")
             if case.needs == "s3":
                 servers["bucket"] = request.getfixturevalue("one_bucket")
-            world = World(tmp_path / "w", forks, filesystem, alike=alike, **servers)
-            stack.callback(shutil.rmtree, world.place)
+            in_memory = MEMORY if os.access(MEMORY, os.W_OK) and not filesystem else tmp_path_factory.getbasetemp()
+            place = Path(tempfile.mkdtemp(prefix="faults-", dir=in_memory))
+            world = World(place / "w", forks, filesystem, alike=alike, **servers)
+            stack.callback(shutil.rmtree, place, ignore_errors=True)
             stack.callback(world.close)
             case.build(world)
             world.save()

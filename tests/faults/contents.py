@@ -11,7 +11,7 @@ from pathlib import Path
 Content = dict[str, tuple[object, ...]] | str
 """Of a tree, what each path in it is; of anything else, the digest of its bytes."""
 
-OF_DUMP = b"PGDMP"
+OF_DUMP, OF_GLOBALS = b"PGDMP", b"--\n-- PostgreSQL database cluster dump"
 
 
 def content_of(path: Path) -> Content:
@@ -45,6 +45,10 @@ def _digest(path: Path) -> str:
     with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
         if file.read(len(OF_DUMP)) == OF_DUMP:
             return _digest_of_dump(path)
+        file.seek(0)
+        if file.read(len(OF_GLOBALS)) == OF_GLOBALS:
+            lines = [line for line in file if not line.startswith((b"--", b"\\"))]
+            return hashlib.sha256(b"".join(lines)).hexdigest()
         file.seek(0)
         return hashlib.file_digest(file, "sha256").hexdigest()
 
