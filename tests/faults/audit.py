@@ -33,7 +33,8 @@ def after_fault(world: World, case: Case, ended: Ended, *, died: bool) -> None:
     """Audit after a run that met a fault; `died`: nobody was left to say how it ended."""
     if not died:
         _voice(case, ended)
-    is_done = ended.status in case.statuses if 0 not in case.statuses else ended.status in REPORTED
+    world.last = ended
+    is_done = ended.status in (REPORTED if case.keeps else case.statuses)
     if not world.is_set_up and case.command == "init":
         assert not is_done or died, "reported as done, and there is no configuration"
         return
@@ -52,6 +53,16 @@ def after_next(world: World, case: Case) -> None:
     _backups(world, case, True)
     case.done(world)
     _no_litter(world)
+
+
+def second_backup(world: World) -> None:
+    """Back up the tree once more, to another place, and restore that: whatever a crash left is not taken for content."""
+    source = world.outside / "src"
+    if not any(world.config_dir.glob("src.*")):
+        return
+    world.well("fs", source, "again")
+    row = next(row for row in world.listed() if row["dst"] == "again")
+    assert world.restored(row) == content_of(source), "I2: the next backup of the same content holds something else"
 
 
 def _voice(case: Case, ended: Ended) -> None:

@@ -290,8 +290,20 @@ def _whole(world: World, address: str) -> None:
 
 
 def _whole_or_absent(world: World, address: str) -> None:
-    if os.path.lexists(_target(world)):
+    if not os.path.lexists(_target(world)):
+        return
+    if world.last.status != 3:
         _whole(world, address)
+        return
+    _same_bytes(content_of(_target(world)), world.saved_sure[address])  # it said that something could not be set
+    shutil.rmtree(_target(world))
+
+
+def _same_bytes(one: Content, other: Content) -> None:
+    assert isinstance(one, dict) and isinstance(other, dict)
+    assert one.keys() == other.keys(), "names are missing"
+    wrong = [name for name in one if _bytes_of(one[name])[:2] != _bytes_of(other[name])[:2]]
+    assert not wrong, f"another content: {wrong[:3]}"
 
 
 def _restored_or_there(world: World, ended: Ended) -> bool:
@@ -478,6 +490,16 @@ def _owing(world: World, keeper: str) -> None:
     world.go_offsite(working=True)
 
 
+def _settled(world: World) -> None:
+    """A journal with things that were owed, and no longer are."""
+    lines = (f"2026-01-01T00:00:00 {sign}push a/{number}\n" for number in range(99) for sign in "+-")
+    (world.config_dir / "sync_state").write_text("".join(lines))
+
+
+def _owes_nothing(world: World) -> None:
+    assert world.well("sync-state", "--list").out == "", "it owes what it did not before"
+
+
 def _is_offsite(world: World) -> None:
     assert world.run("sync-state", "--list").out == "", "done, and something is owed"
     here = {
@@ -621,6 +643,7 @@ CASES = (
         lambda world: ("catalogue", "--rebuild"),
         done=_catalogue_is_right,
     ),
+    Case("sync-state --reset", "sync-state", _settled, lambda world: ("sync-state", "--reset"), done=_owes_nothing),
     Case("runs", "runs", _many_runs, lambda world: ("runs",), done=_catalogue_is_right),
     Case("sync tar", "sync", lambda world: _owing(world, "tar"), lambda world: ("sync",), done=_is_offsite, needs="s3"),
     Case(

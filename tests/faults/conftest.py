@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from tests import s3
 from tests.faults.cases import Case
 from tests.faults.forks import Forks
-from tests.faults.sweep import Result
+from tests.faults.sweep import SEED, Result
 from tests.faults.world import World
-from tests.s3 import Bucket, s3_server  # noqa: F401 - a fixture
-from tests.servers import Postgres, postgres  # noqa: F401 - idem
+from tests.s3 import Bucket
+from tests.servers import Postgres, postgres  # noqa: F401 - a fixture
 
 MEMORY = Path("/dev/shm")  # noqa: S108 - worlds that need no disk of their own are quicker there
 MakeWorld = Callable[..., World]
@@ -26,6 +27,15 @@ def forks() -> Iterator[Forks]:
     """What runs commands in peace."""
     with Forks() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def one_bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
+    """A bucket of an S3 server."""
+    with s3.running("moto", tmp_path_factory.mktemp("moto")) as server:
+        bucket = Bucket(server, "faults")
+        bucket.client.create_bucket(Bucket=bucket.name)
+        yield bucket
 
 
 @pytest.fixture
@@ -58,7 +68,8 @@ def note(record_property: Callable[[str, object], None]) -> Note:
     """Takes down what a test found, to be shown at the end of all; and fails it if anything did not hold."""
 
     def take_down(result: Result) -> None:
-        record_property("faults", [result.case, result.act, result.steps, result.tried, len(result.broken)])
+        found = {"act": result.act, "steps": result.steps, "tried": result.tried, "broken": len(result.broken)}
+        record_property("faults", {**found, "seed": SEED})
         assert not result.broken, f"{len(result.broken)} of {result.tried}:\n" + "\n".join(result.broken)
 
     return take_down

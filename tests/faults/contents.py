@@ -1,5 +1,6 @@
 """What a file or a tree is, as a value that can be compared: names, types, owners, modes, times, attributes, bytes."""
 
+import bz2
 import hashlib
 import os
 import random
@@ -46,11 +47,18 @@ def _digest(path: Path) -> str:
         if file.read(len(OF_DUMP)) == OF_DUMP:
             return _digest_of_dump(path)
         file.seek(0)
+        if file.read(3) == b"BZh":
+            return _digest_of_globals(bz2.decompress(path.read_bytes()))
+        file.seek(0)
         if file.read(len(OF_GLOBALS)) == OF_GLOBALS:
-            lines = [line for line in file if not line.startswith((b"--", b"\\"))]
-            return hashlib.sha256(b"".join(lines)).hexdigest()
+            return _digest_of_globals(path.read_bytes())
         file.seek(0)
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest_of_globals(text: bytes) -> str:
+    lines = [line for line in text.splitlines() if not line.startswith((b"--", b"\\"))]
+    return hashlib.sha256(b"\n".join(lines)).hexdigest()
 
 
 def _digest_of_dump(path: Path) -> str:

@@ -226,6 +226,29 @@ static long long dumped(pid_t pid, unsigned long address, size_t length) {
     return at;
 }
 
+/* What a sendfile is about to send, put into DATA; its length. */
+static long long dumped_file(pid_t pid, const struct user_regs_struct *r, long long *where) {
+    static char buffer[1 << 20];
+    char name[64];
+    long long offset = offset_of(pid, r->rsi), length = 0;
+    struct iovec here = {&offset, sizeof offset}, there = {(void *)r->rdx, sizeof offset};
+    if (r->rdx && process_vm_readv(pid, &here, 1, &there, 1, 0) != sizeof offset) return 0;
+    sprintf(name, "/proc/%d/fd/%d", pid, (int)r->rsi);
+    int source = open(name, O_RDONLY);
+    *where = data_end;
+    while (source >= 0 && length < (long long)r->r10) {
+        long long left = r->r10 - length;
+        ssize_t got = pread(source, buffer, left > (1 << 20) ? 1 << 20 : left, offset + length);
+        if (got <= 0) break;
+        fwrite(buffer, 1, got, data);
+        length += got;
+    }
+    if (source >= 0) close(source);
+    data_end += length;
+    fflush(data);
+    return length;
+}
+
 static void print_path(const char *path) {
     for (; *path; path++)
         if (*path == '\t' || *path == '\n' || *path == '\\') fprintf(trace, "\\%03o", *path);
@@ -242,6 +265,10 @@ static void note(pid_t pid, const struct user_regs_struct *r, const struct call 
         offset = offset_of(pid, r->rdi);
         if (call->number == SYS_pwrite64 && offset >= 0) offset = r->r10;
         if (data) where = dumped(pid, r->rsi, r->rdx);
+    }
+    if (call->number == SYS_sendfile) {
+        offset = offset_of(pid, r->rdi);
+        length = data ? dumped_file(pid, r, &where) : (long long)r->r10;
     }
     fprintf(trace, "%ld\t%s\t", steps, call->name);
     print_path(a);

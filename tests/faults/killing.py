@@ -1,17 +1,20 @@
 """killat: made with gcc, run, and its trace read."""
 
+import atexit
 import os
+import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory
 
 from tests.conftest import REPOSITORY, Ended
 from tests.faults.forks import PATIENCE, Hangs
 
 SOURCE = Path(__file__).with_name("killat.c")
+_ESCAPED = re.compile(r"\\([0-7]{3})")
 NOT_REACHED = 250
 KILLED = 137
 
@@ -19,7 +22,9 @@ KILLED = 137
 @cache
 def killat() -> Path:
     """The program, compiled once a process."""
-    program = Path(mkdtemp(prefix="killat-")) / "killat"
+    folder = TemporaryDirectory(prefix="killat-")
+    atexit.register(folder.cleanup)
+    program = Path(folder.name) / "killat"
     command = ["gcc", "-O2", "-Wall", "-Wextra", "-Werror", "-o", program, SOURCE]
     subprocess.run(command, check=True, capture_output=True, text=True)
     return program
@@ -82,8 +87,13 @@ def run(
 def steps_of(trace: Path) -> list[Step]:
     """The steps in the file `trace`."""
     found = []
-    for line in trace.read_text(errors="surrogateescape").splitlines():
-        if not line.startswith("#"):
+    for line in trace.read_text(errors="surrogateescape").split("\n"):
+        if line and not line.startswith("#"):
             number, call, path, other, *numbers = line.split("\t")
-            found.append(Step(int(number), call, os.path.normpath(path), other, *map(int, numbers)))
+            found.append(Step(int(number), call, _plain(path), _plain(other), *map(int, numbers)))
     return found
+
+
+def _plain(path: str) -> str:
+    path = _ESCAPED.sub(lambda found: chr(int(found[1], 8)), path)
+    return os.path.normpath(path) if path else ""

@@ -4,6 +4,7 @@ The steps are those of an undisturbed run, so that nothing has to be changed whe
 many, some are chosen: the first and the last on each kind of path, and others by a seed.
 """
 
+import logging
 import os
 import random
 import re
@@ -17,6 +18,8 @@ from tests.faults.killing import Step, steps_of
 from tests.faults.world import World
 
 SEED = int(os.environ.get("BTW_FAULTS_SEED", "1"))
+_logger = logging.getLogger("faults")
+
 ALL = 200
 """Steps up to which all are tried, and how many are chosen of more."""
 
@@ -42,6 +45,11 @@ class Result:
     tried: int = 0
     broken: list[str] = field(default_factory=list)
 
+    def breaks(self, what: str) -> None:
+        """Note, and tell at once, what did not hold."""
+        self.broken.append(what)
+        _logger.warning("%s: %s", self.case, what)
+
 
 def sweep(world: World, case: Case, act: str, most: int) -> Result:
     """Do the harm `act` at each step of `case`, at `most` of them."""
@@ -59,7 +67,7 @@ def sweep(world: World, case: Case, act: str, most: int) -> Result:
         except (AssertionError, subprocess.SubprocessError) as error:
             met = _met(world)
             text = " ".join(str(error).split("\nassert")[0].split())[:600]
-            result.broken.append(f"{act} at step {step.number}, {met}: {text}")
+            result.breaks(f"{act} at step {step.number}, {met}: {text}")
     return result
 
 
@@ -78,6 +86,8 @@ def _try(world: World, case: Case, act: str, number: int) -> None:
         world.start_again()
     audit.after_fault(world, case, ended, died=audit.died(ended, act))
     audit.after_next(world, case)
+    if act.startswith("power"):
+        audit.second_backup(world)
 
 
 def chosen(steps: Sequence[Step], most: int, seed: str) -> list[Step]:

@@ -53,6 +53,9 @@ class World:
     alike: bool = False
     """Whether every command gets the same process number, as in a container."""
 
+    last: Ended = field(default_factory=lambda: Ended(0, "", ""))
+    """How the last harmed command ended."""
+
     postgres: Postgres | None = None
     bucket: Bucket | None = None
 
