@@ -91,7 +91,8 @@ def _plain(arg: object) -> str | bytes | os.PathLike[str]:
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """What the sweeps of tests/faults tried: a line for each act, and the seed that repeats it."""
     reports = [report for found in terminalreporter.stats.values() for report in found]
-    found = [value for report in reports for name, value in getattr(report, "user_properties", ()) if name == "faults"]
+    called = [report for report in reports if getattr(report, "when", "") == "call"]
+    found = [value for report in called for name, value in report.user_properties if name == "faults"]
     if not found:
         return
     terminalreporter.section("faults")

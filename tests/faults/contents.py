@@ -104,6 +104,11 @@ def make_source(top: Path, seed: int) -> None:
     os.utime(top, ns=(1, 1_500_000_000_123_456_789))
 
 
+def _last_name(top: Path) -> Path:
+    """What is renamed at each odd change: one file, under the name that it has by now."""
+    return next(iter(sorted(top.glob("renamed *"))), top / "folder" / "2")
+
+
 def change_source(top: Path, seed: int) -> None:
     """Change some of everything in a tree that `make_source` made."""
     chance = random.Random(seed)
@@ -116,6 +121,6 @@ def change_source(top: Path, seed: int) -> None:
     (top / "link").unlink()
     (top / "link").symlink_to(f"elsewhere {seed}")
     if seed % 2:
-        os.rename(top / "folder" / "2", top / f"renamed {seed}")
+        os.rename(_last_name(top), top / f"renamed {seed}")
     else:
         (top / "folder" / "3").unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""killat: made with gcc, run, and its trace read."""
+"""The programs in C: made with gcc, run, and the trace of killat read."""
 
 import atexit
 import os
@@ -13,21 +13,26 @@ from tempfile import TemporaryDirectory
 from tests.conftest import REPOSITORY, Ended
 from tests.faults.forks import PATIENCE, Hangs
 
-SOURCE = Path(__file__).with_name("killat.c")
+HERE = Path(__file__).parent
 _ESCAPED = re.compile(r"\\([0-7]{3})")
 NOT_REACHED = 250
 KILLED = 137
 
 
 @cache
-def killat() -> Path:
-    """The program, compiled once a process."""
-    folder = TemporaryDirectory(prefix="killat-")
+def compiled(source: str, *options: str) -> Path:
+    """What the C file `source` makes, compiled once a process."""
+    folder = TemporaryDirectory(prefix="faults-")
     atexit.register(folder.cleanup)
-    program = Path(folder.name) / "killat"
-    command = ["gcc", "-O2", "-Wall", "-Wextra", "-Werror", "-o", program, SOURCE]
+    program = Path(folder.name) / source.removesuffix(".c")
+    command = ["gcc", "-O2", "-Wall", "-Wextra", "-Werror", *options, "-o", program, HERE / source]
     subprocess.run(command, check=True, capture_output=True, text=True)
     return program
+
+
+def other_clock(seconds: int) -> dict[str, str]:
+    """The environment of a program that is to see another time of day than it is."""
+    return {"LD_PRELOAD": str(compiled("otherclock.c", "-shared", "-fPIC")), "OTHER_CLOCK": str(seconds)}
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ def run(
     cwd: Path | str = "/",
 ) -> Ended:
     """Run `command` and do harm at its step `number` below `folders`; 0 does none. Its status is that of `killat`."""
-    words: list[str | Path] = [killat(), "-l", trace, "-n", str(number), "-a", act]
+    words: list[str | Path] = [compiled("killat.c"), "-l", trace, "-n", str(number), "-a", act]
     words += [word for folder in folders for word in ("-r", folder)]
     words += ["-d", data] if data else []
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), **(env or {})}
