@@ -33,11 +33,16 @@ def create(path: Path) -> BinaryIO:
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     while True:
         file = open(os.open(path, flags, 0o600), "r+b", buffering=0)  # noqa: SIM115 - the caller closes it
-        with suppress(OSError):  # a filesystem without locks: then nobody else can lock it either
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        claim(file.fileno())
         if os.fstat(file.fileno()).st_nlink:
             return file
         file.close()
+
+
+def claim(descriptor: int) -> None:
+    """Lock a new file, for others to see that it is in use."""
+    with suppress(OSError):  # a filesystem without locks: then nobody else can lock it either
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 @contextmanager

@@ -97,3 +97,9 @@ def test_options_before_the_command_do_not_hide_it(btw: Installation) -> None:
         assert btw(*options, "fs-init", status=2).err.startswith("usage: btw_backup fs-init ")
     everything = btw("nonsense", status=2).err
     assert "invalid choice: 'nonsense'" in everything and "'fs-init'" in everything and "'doctor'" in everything
+
+
+def test_an_error_of_a_descriptor_is_a_line_too() -> None:
+    """Its file name is a number."""
+    assert cli._system_message(OSError(5, "Input/output error", 7)) == "Input/output error"
+    assert cli._system_message(OSError(5, "Input/output error", b"/a")) == "/a: Input/output error"

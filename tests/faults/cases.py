@@ -127,7 +127,16 @@ def _made_tree(world: World) -> None:
 def _can_back_up(world: World) -> None:
     """After fs-init: the tree can be backed up."""
     world.well("fs", _tree(world), "after")
-    world.learn("after", content_of(_tree(world)))
+    address = world.learn("after", content_of(_tree(world)))
+    assert world.restored(world.listed()[-1]) == world.sure.pop(address)
+    shutil.rmtree(world.root / "after")
+
+
+def _can_run(world: World) -> None:
+    """After command-init: the output can be kept."""
+    world.well("command", "out", "after")
+    assert world.restored(world.listed()[-1]) == content_of(_output(world))
+    shutil.rmtree(world.root / "after")
 
 
 def _is_there_already(world: World, ended: Ended) -> bool:
@@ -534,6 +543,9 @@ def _is_initialised(world: World) -> None:
     make_source(world.place / "scratch" / "tried", 3)
     world.well("fs-init", "--type", "tar", world.place / "scratch" / "tried", "tried")
     world.well("fs", world.place / "scratch" / "tried", "tried")
+    shutil.rmtree(world.root / "tried")
+    for folder in world.config_dir.glob("tried.*"):
+        shutil.rmtree(folder)
 
 
 CASES = (
@@ -576,7 +588,7 @@ CASES = (
         "command-init",
         lambda world: _write_output(world, 0),
         lambda world: ("command-init", "out", "--", "/bin/cat", _output(world)),
-        done=lambda world: world.well("command", "out", "after") and None,
+        done=_can_run,
         is_fine=_is_there_already,
     ),
     Case(
