@@ -120,6 +120,6 @@ class Dresser:
 
     def _complain(self, entry: Entry, what: str, error: OSError) -> bool:
         if is_fatal(error):
-            raise error
+            raise OSError(error.errno, f"{what} could not be set: {error.strerror}", os.fsdecode(entry.path)) from error
         self._complaints.could_not(entry.path, f"{what} could not be set: {error.strerror}")
         return False

@@ -104,7 +104,8 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 def _system_message(error: OSError | MemoryError) -> str:
     if isinstance(error, MemoryError):
         return "out of memory"
-    where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
+    named = isinstance(error.filename, str | bytes) and error.filename  # a descriptor is a number
+    where = f"{os.fsdecode(named)}: " if named else ""
     return f"{where}{error.strerror or error}"
 
 

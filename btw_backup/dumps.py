@@ -22,6 +22,7 @@ def to_file(keeper: Keeper, backup: Backup, target: Path, *, force: bool) -> Non
         raise WouldOverwrite(f"{target} exists", hint)
     if not target.parent.is_dir():
         raise NotFound(f"there is no folder {target.parent}", f"mkdir -p {target.parent}")
+    staging.sweep(target)
     temporary = staging.temporary_name(target)
     final, error = target, None
     try:

@@ -11,6 +11,7 @@ import os
 import stat
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 from btw_backup import files
 from btw_backup.attributes import Complaints, Dresser, is_fatal
@@ -23,6 +24,7 @@ from btw_backup.stream import Behind
 
 DAMAGED = b".damaged"
 
+_TEMPORARY = "btw-restore"
 _NODE = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _NODE_TYPES = {
@@ -48,6 +50,7 @@ class Extraction:
         self._descent = Descent(top, fresh, lambda file, entry, new: self._dresser.dress(file, entry, new=new))
         self._behind = Behind()
         self._written: set[int] = set()
+        self._swept: set[int] = set()
         self.count = 0
 
     def write(self, entry: Entry, content: Content = ()) -> None:
@@ -133,17 +136,28 @@ class Extraction:
         os.unlink(name, dir_fd=self._descent.innermost.descriptor)
 
     def _write_file(self, folder: Folder, name: bytes, entry: Entry, content: Content) -> None:
-        making = name if self._fresh else b"%s%d" % (files.TEMPORARY.encode(), os.getpid())
+        making = name if self._fresh else self._temporary_in(folder)
         flags, at = _CREATE, folder.descriptor
         try:
             descriptor = os.open(making, flags, 0o600, dir_fd=at)
         except FileExistsError:
             os.unlink(making, dir_fd=at)  # in a fresh folder all is ours, and elsewhere that name is
             descriptor = os.open(making, flags, 0o600, dir_fd=at)
+        if not self._fresh:
+            files.claim(descriptor)
         if self._fresh and entry.extents is None and self._behind.has_room(entry.size):
             self._write_behind(folder, name, descriptor, entry, content)
         else:
             self._write_now(folder, making, descriptor, entry, content)
+
+    def _temporary_in(self, folder: Folder) -> bytes:
+        """The name of a file that is not whole yet, in a folder where others have files; what runs that died left there
+        is gone, once we were there."""
+        here = Path(f"/proc/self/fd/{folder.descriptor}")
+        if hash(self._descent.path) not in self._swept:
+            self._swept.add(hash(self._descent.path))
+            files.sweep_dead(here, _TEMPORARY)
+        return os.fsencode(files.temporary_name(here, _TEMPORARY).name)
 
     def _write_now(self, folder: Folder, making: bytes, descriptor: int, entry: Entry, content: Content) -> None:
         at = folder.descriptor

@@ -1,15 +1,18 @@
 """Files that survive a power cut: written under a temporary name, synced, then renamed.
 
 `publish` is the only way to a final name. Temporary names start with
-``.tmp-``; whoever holds the lock of a folder may sweep those it finds there.
+``.tmp-``; whoever holds the lock of a folder may sweep those it finds there. A file is locked while it is written, so
+that anybody can tell what a dead run left.
 """
 
 import errno
+import fcntl
 import os
+import re
 import stat
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -28,9 +31,23 @@ def temporary_name(folder: Path, name: str) -> Path:
 
 
 def create(path: Path) -> BinaryIO:
-    """A new file of mode 0600, unbuffered, for reading and writing; never an existing one, never through a link."""
+    """A new file of mode 0600, unbuffered, for reading and writing; never an existing one, never through a link.
+
+    It is locked. Whoever saw it before it was may have taken it for what a dead run left, and removed it.
+    """
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    return open(os.open(path, flags, 0o600), "r+b", buffering=0)
+    while True:
+        file = open(os.open(path, flags, 0o600), "r+b", buffering=0)  # noqa: SIM115 - the caller closes it
+        claim(file.fileno())
+        if os.fstat(file.fileno()).st_nlink:
+            return file
+        file.close()
+
+
+def claim(descriptor: int) -> None:
+    """Lock a new file, for others to see that it is in use."""
+    with suppress(OSError):  # a filesystem without locks: then nobody else can lock it either
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 @contextmanager
@@ -111,14 +128,18 @@ def exchange(one: Path, other: Path) -> None:
 
 @contextmanager
 def published(final: Path) -> Iterator[BinaryIO]:
-    """A file to write that gets the name `final` when the block ends well, and vanishes when it does not."""
+    """A file to write that gets the name `final` when the block ends well, and vanishes when it does not.
+
+    What runs left that died while they wrote it goes first: in a container all have the same number.
+    """
+    sweep_dead(final.parent, final.name)
     temporary = temporary_name(final.parent, final.name)
     out = create(temporary)
     try:
         with out:
             yield out
             os.fsync(out.fileno())
-        publish(temporary, final)
+            publish(temporary, final)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -281,3 +302,30 @@ def sweep(folder: Path) -> None:
     for path in folder.iterdir():
         if path.name.startswith(TEMPORARY):
             remove(path)
+
+
+def sweep_dead(folder: Path, name: str | None = None) -> None:
+    """Remove the temporary files for `name`, or for any name, that dead runs left in `folder`."""
+    pattern = re.compile(re.escape(TEMPORARY) + r"\d{1,10}-" + (".*" if name is None else re.escape(name)), re.DOTALL)
+    for found in os.listdir(folder):
+        if pattern.fullmatch(found):
+            remove_if_dead(folder / found)
+
+
+def remove_if_dead(path: Path) -> bool:
+    """Remove a file or a folder of ours that nobody has locked; whether it was."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        status = os.fstat(descriptor)
+        if status.st_uid != os.geteuid() or not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+            return False
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        remove(path)
+        return True
+    except OSError:  # it is alive, or cannot be removed; then whoever wants its name will say so
+        return False
+    finally:
+        os.close(descriptor)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from btw_backup import files, listing, log, places, progress, staging
+from btw_backup import files, listing, log, places, progress
 from btw_backup.addresses import FIRST, Address
 from btw_backup.entries import Entry
 from btw_backup.errors import Damaged, FatalUserError, UsageError
@@ -117,7 +117,7 @@ def _scratch(beside: Path) -> Iterator[Path]:
     """A new folder in `beside`, locked; those that dead runs left there go."""
     for name in os.listdir(beside):
         if name.startswith(_SCRATCH):
-            staging.remove_if_dead(beside / name)
+            files.remove_if_dead(beside / name)
     path = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=beside))
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -110,28 +110,11 @@ def _locked(path: Path) -> int | None:
 
 
 def sweep(target: Path) -> None:
-    """Remove what killed restores to `target` left: folders of ours that nobody has locked."""
+    """Remove what killed restores to `target` left: files and folders of ours that nobody has locked."""
     pattern = re.compile(re.escape(files.TEMPORARY) + r"\d+-" + re.escape(target.name[:_KEPT_NAME]))
     for name in os.listdir(target.parent):
-        if pattern.fullmatch(name):
-            remove_if_dead(target.parent / name)
-
-
-def remove_if_dead(path: Path) -> None:
-    """Remove a folder of ours, unless who made it holds its lock."""
-    try:
-        descriptor = os.open(path, _FOLDER)
-    except OSError:
-        return
-    try:
-        if os.fstat(descriptor).st_uid == os.geteuid():
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            log.debug(f"removing {path}, which a killed restore left")
-            files.remove(path)
-    except BlockingIOError:
-        pass  # another restore is at work
-    finally:
-        os.close(descriptor)
+        if pattern.fullmatch(name) and files.remove_if_dead(target.parent / name):
+            log.debug(f"removed {target.parent / name}, which a killed restore left")
 
 
 def damaged_name(target: Path) -> Path:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -106,6 +107,21 @@ class Installation:
 
 def _plain(arg: object) -> str | bytes | os.PathLike[str]:
     return arg if isinstance(arg, str | bytes | os.PathLike) else str(arg)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """What the sweeps of tests/faults tried: a line for each act, and the seed that repeats it."""
+    reports = [report for found in terminalreporter.stats.values() for report in found]
+    called = [report for report in reports if getattr(report, "when", "") == "call"]
+    found = [value for report in called for name, value in report.user_properties if name == "faults"]
+    if not found:
+        return
+    terminalreporter.section("faults")
+    for act in dict.fromkeys(each["act"] for each in found):
+        of_act = [each for each in found if each["act"] == act]
+        steps, tried, broken = (sum(each[name] for each in of_act) for name in ("steps", "tried", "broken"))
+        terminalreporter.line(f"{act}: {len(of_act)} cases, {tried} of {steps} tried, {broken} violations")
+    terminalreporter.line(f"seeds: {', '.join(sorted({str(each['seed']) for each in found}))} (BTW_FAULTS_SEED)")
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,13 +110,22 @@ def _started(kind: str, folder: Path) -> tuple[subprocess.Popen[bytes], Server]:
     raise RuntimeError(f"{kind} did not start: {(folder / 'log').read_text()}")
 
 
+@contextmanager
+def running(kind: str, folder: Path) -> Iterator[Server]:
+    """An S3 server that runs while the block lasts."""
+    process, server = _started(kind, folder)
+    try:
+        yield server
+    finally:
+        process.kill()
+        process.wait()
+
+
 @pytest.fixture(scope="session", params=SERVERS)
 def s3_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A running S3 server, of each kind that there is."""
-    process, server = _started(request.param, tmp_path_factory.mktemp(request.param))
-    yield server
-    process.kill()
-    process.wait()
+    with running(request.param, tmp_path_factory.mktemp(request.param)) as server:
+        yield server
 
 
 @pytest.fixture

@@ -505,3 +505,24 @@ def test_memory_is_bounded(btw: Installation, tmp_path: Path) -> None:
     for words in (["fs", top, "t"], ["restore", "t", tmp_path / "out"]):
         run = btw.start(*words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         assert peak_memory(run) < 250_000
+
+
+def test_a_run_that_died_before_its_record_is_not_kept_twice(btw: Installation, tree: Path) -> None:
+    """What the manifest tells is enough to see that nothing has changed since."""
+    btw("fs", tree, "t")
+    (record,) = (btw.root / "t" / ".records").glob("*.json")
+    known = json.loads(record.read_bytes())["content"]
+    record.unlink()
+    assert "has one now" in btw("fs", tree, "t", "--reread").err
+    assert len(btw("list", "t").out.splitlines()) == 1
+    told = json.loads(record.read_bytes())
+    assert (told["content"], told["recovered"]) == (known, True)
+
+
+def test_a_store_whose_maker_died_half_way(btw: Installation, tree: Path) -> None:
+    btw("fs", tree, "t")
+    shutil.rmtree(btw.root / "t")
+    shutil.rmtree(btw.root / ".store" / "chunks")
+    btw("fs", tree, "t")
+    btw("restore", "t", "out")
+    assert tree_differences(tree, btw.top / "out") == ""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from btw_backup import files
 from tests import many
 from tests.conftest import PATIENCE, Installation, peak_memory, random_bytes, tree_differences
 
@@ -286,9 +287,9 @@ def test_litter_goes_and_evidence_stays(btw: Installation, tree: Path) -> None:
     mine.mkdir(exist_ok=True)
     (mine / "notes.txt").write_text("mine")
     (store(btw) / "chunks" / "a0").mkdir(exist_ok=True)
-    alive = store(btw) / f".tmp-{os.getpid()}-x"
-    alive.write_text("somebody is at it")
-    btw("cleanup", "--grace", "0")
+    alive = store(btw) / ".tmp-4000001-x"
+    with files.create(alive):  # somebody is at it
+        btw("cleanup", "--grace", "0")
     assert [path for path in litter if path.exists()] == []
     assert list((store(btw) / "writing").iterdir()) == []
     assert evidence.exists()

@@ -103,3 +103,9 @@ def test_each_run_of_a_process_is_logged_once(btw: Installation) -> None:
     subprocess.run([sys.executable, "-c", code, btw.config_dir], check=True, cwd=Path(__file__).parent.parent)
     log = (btw.config_dir / "btw-backup.log").read_text()
     assert (log.count("started: "), log.count("ended with 0")) == (3, 3)
+
+
+def test_an_error_of_a_descriptor_is_a_line_too() -> None:
+    """Its file name is a number."""
+    assert cli._system_message(OSError(5, "Input/output error", 7)) == "Input/output error"
+    assert cli._system_message(OSError(5, "Input/output error", b"/a")) == "/a: Input/output error"

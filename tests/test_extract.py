@@ -373,6 +373,20 @@ def test_folders_swapped_for_links_meanwhile(tmp_path: Path) -> None:
     assert looks(outside) == before
 
 
+def test_what_a_killed_restore_left_in_a_folder_of_others_goes(tmp_path: Path) -> None:
+    """But nothing that only looks so, and nothing that is in use."""
+    left = [tmp_path / ".tmp-1-btw-restore", tmp_path / f".tmp-{os.getpid()}-btw-restore"]
+    theirs = [tmp_path / ".tmp-7", tmp_path / ".tmp-7-file"]
+    for path in (*left, *theirs):
+        path.write_text("half of it")
+    alive = tmp_path / ".tmp-2-btw-restore"
+    with files.create(alive), extraction(tmp_path, fresh=False) as (made, _):
+        made.write(file(b"new"), content(b"text"))
+    assert not any(path.exists() for path in left)
+    assert all(path.exists() for path in (*theirs, alive))
+    assert (tmp_path / "new").read_text() == "text"
+
+
 def test_clean_takes_off_what_was_inherited(tmp_path: Path) -> None:
     above = tmp_path / "above"
     above.mkdir()

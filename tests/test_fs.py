@@ -462,3 +462,20 @@ def test_A28_an_archive_of_the_old_script_is_compared_with(btw: Installation, so
     assert btw("list", "D").out.startswith("2016-05-05T10:00:00.tbz\n20") and len(archives(btw)) == 2
     btw("restore", "D@first", btw.top / "out")
     assert (btw.top / "out" / "etc" / "hosts").read_text() == "127.0.0.1 localhost\n"
+
+
+def test_a_tree_with_a_hole_is_unchanged_too(btw: Installation, source: Path) -> None:
+    """tar puts the number of its process into the headers of sparse files, however long their names are."""
+    for name in ("hole", "deep/" * 30 + "h" * 90):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        with open(source / name, "wb") as file:
+            file.truncate(10_000_000)
+    btw.tree(source)
+    for _ in range(3):
+        btw("fs", source, "kept", "--reread")
+    assert len(btw("list", "kept").out.splitlines()) == 1
+    with open(source / "hole", "r+b") as file:
+        file.seek(5_000_000)
+        file.write(b"/GNUSparseFile.1/")
+    btw("fs", source, "kept", "--reread")
+    assert len(btw("list", "kept").out.splitlines()) == 2

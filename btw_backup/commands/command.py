@@ -16,6 +16,7 @@ from btw_backup.config import Config
 from btw_backup.errors import NotFound, UsageError
 from btw_backup.keepers import Place
 from btw_backup.log import printable
+from btw_backup.records import FOLDER
 
 if TYPE_CHECKING:
     from btw_backup.offsite.debts import Owed
@@ -87,6 +88,8 @@ class Context:
         with locks.lock(place.folder, exclusive=self.command.lock, wait=self.lock_wait):
             if self.command.lock is EXCLUSIVE:
                 files.sweep(place.folder)
+                if (place.folder / FOLDER).is_dir():
+                    files.sweep_dead(place.folder / FOLDER)
             yield place
 
     @contextmanager

@@ -1,7 +1,8 @@
 """What a run notices of what went wrong around it: a run that died before its record, a chunk that was set aside."""
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from btw_backup import marks, records
 from btw_backup.clock import stamp_of, utc_now
@@ -12,12 +13,15 @@ from btw_backup.marks import Mark
 from btw_backup.records import FOLDER, Backup, Record
 from btw_backup.store.chunks import ChunkStore
 
+if TYPE_CHECKING:
+    from btw_backup.store.manifest import ManifestReader, Member
+
 
 def recover(place: Place, found: Iterable[Backup]) -> None:
     """Give those of `found`, all backups in `place`, that have no record at all one, told from their manifests.
 
     A run that died between its manifest and its record has left a backup that is complete. What nobody knows any more
-    is left out of the record, and nothing is compared with it.
+    is left out of the record; nothing is compared with it if that is the content, as of a dump.
     """
     for backup in found:
         _recover(place, backup)
@@ -38,8 +42,16 @@ def _recover(place: Place, backup: Backup) -> None:
 def _told_by_manifest(place: Place, backup: Backup) -> Record:
     from btw_backup.store import manifest  # noqa: PLC0415 - what it needs takes time to load, and is needed hardly ever
 
+    size = 0
+
+    def counted(members: "ManifestReader") -> Iterator["tuple[Member, bytes]"]:
+        nonlocal size
+        for member, line in members:
+            size += member.size if member.kind == "file" else 0
+            yield member, line
+
     with manifest.opened(backup.path) as opened:
-        size = sum(member.size for member, _ in opened if member.kind == "file")
+        content = manifest.content_in(counted(opened))
     known = records.read_all(place.folder).values()
     return Record(
         uid=uuid.uuid4().hex,
@@ -52,7 +64,7 @@ def _told_by_manifest(place: Place, backup: Backup) -> Record:
         finished=backup.stamp,
         length=size,
         sha256=opened.sha256,
-        content="",
+        content=content if opened.header.kind == "fs" else "",
         stored=backup.path.stat().st_size,
         full=backup.stamp,
         recovered=True,

@@ -1,12 +1,12 @@
 """Has the program tar write the archive of a tree that was walked."""
 
-import hashlib
 from typing import BinaryIO
 
 from btw_backup import process, progress
 from btw_backup.sources import Produced, relay
 from btw_backup.sources.complaints import Complaints
 from btw_backup.sources.feeder import feeding
+from btw_backup.sources.steady import Steady
 from btw_backup.sources.walk import Problems
 
 OPTIONS = (
@@ -23,7 +23,8 @@ OPTIONS = (
     "--null",
     "--verbatim-files-from",
 )
-"""The options of tar: no atime, ctime or process number, so that archives of equal trees are equal."""
+"""The options of tar: no atime, ctime or process number, so that archives of equal trees are equal, but for what
+`Steady` leaves out."""
 
 
 def write(source: str, names: BinaryIO, size: int, out: BinaryIO, problems: Problems) -> Produced:
@@ -33,7 +34,6 @@ def write(source: str, names: BinaryIO, size: int, out: BinaryIO, problems: Prob
     """
     complaints = Complaints()
     command = ["tar", "--create", "--file=-", f"--directory={source}", *OPTIONS, "--files-from=-"]
-    digest = hashlib.sha256()
     length = 0
     own = out if relay.is_file(out) else None
     with (
@@ -41,6 +41,7 @@ def write(source: str, names: BinaryIO, size: int, out: BinaryIO, problems: Prob
         process.started(command, stdin=process.PIPE, stdout=own, on_line=complaints.add) as tar,
         feeding(tar, names, source) as feeder,
     ):
+        digest = Steady(tar.process.pid)
         for block in relay.behind(tar, out) if own else relay.through_pipe(tar, out):
             feeder.delivered(len(block))
             digest.update(block)
@@ -50,5 +51,5 @@ def write(source: str, names: BinaryIO, size: int, out: BinaryIO, problems: Prob
         feeder.check()
     unread = (*problems.found, *complaints.unread.found)
     left_out = problems.left_out + complaints.unread.left_out + complaints.changed.left_out
-    sha256 = digest.hexdigest()
-    return Produced(length, sha256, sha256, tuple(complaints.changed.found), unread, left_out)
+    sha256, content = digest.end()
+    return Produced(length, sha256, content, tuple(complaints.changed.found), unread, left_out)

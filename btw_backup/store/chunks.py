@@ -63,6 +63,7 @@ class ChunkStore:
             raise FatalUserError(
                 f"{self.folder} has the format {found}, and we know {FORMAT}", "use a newer btw-backup"
             )
+        files.make_folder(self.chunks)  # who made the store may have died before that
 
     def _create(self, path: Path) -> None:
         files.make_folder(self.folder)

@@ -24,13 +24,13 @@ from btw_backup.records import FOLDER as RECORDS
 from btw_backup.records import REMOVED
 from btw_backup.store.chunks import FOLDER, ChunkStore
 from btw_backup.store.index import Index
-from btw_backup.store.salvage import Announce, look_after_the_dead
+from btw_backup.store.salvage import Announce, look_after_the_dead, sweep_dead
 from btw_backup.store.tally import Row, Tally
 from btw_backup.store.uses import manifests, names_of
 
 _CHUNK = re.compile(r"[0-9a-f]{64}\.zst")
 _PREFIX = re.compile(r"[0-9a-f]{2}")
-_PID = re.compile(re.escape(files.TEMPORARY) + r"(\d+)-")
+_OF_A_PROCESS = re.compile(re.escape(files.TEMPORARY) + r"\d{1,10}-")
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,8 +214,7 @@ def _without(names: Iterator[bytes], others: Iterator[Row]) -> Iterator[bytes]:
 
 def _remove_litter(store: ChunkStore) -> None:
     """Remove what dead runs left under temporary names; the caller's lock says that no writer lives."""
-    for folder in (store.folder, store.folder / "index"):
-        for path in folder.glob(files.TEMPORARY + "*"):
-            pid = _PID.match(path.name)
-            if pid is None or not os.path.exists(f"/proc/{pid[1]}"):
-                files.remove(path)
+    sweep_dead(store)
+    for path in store.folder.glob(files.TEMPORARY + "*"):
+        if not _OF_A_PROCESS.match(path.name):
+            files.remove(path)

@@ -5,7 +5,7 @@ Behind it are the names of the chunks (`store.names`). Paths that are no UTF-8 a
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -107,6 +107,7 @@ class End(msgspec.Struct, frozen=True, tag="end", tag_field="type"):
 _MEMBER = msgspec.json.Decoder(Member)
 _HEADER = msgspec.json.Decoder(Header)
 _END = msgspec.json.Decoder(End)
+_NOT_CONTENT = b',"ctime":'
 _END_MARK = b'{"type":"end"'
 
 
@@ -163,7 +164,7 @@ class ManifestWriter:
     def _count(self, member: Member, start: int) -> None:
         self.entries += 1
         self.size += member.size if member.kind == "file" else 0
-        self._content.update(self._buffer[start : self._buffer.rfind(b',"ctime":')])
+        self._content.update(self._buffer[start : self._buffer.rfind(_NOT_CONTENT)])
         if member.extents and (member.extents[-1][0] != self._last or len(member.extents) > 1):
             self._last = member.extents[-1][0]  # most files are in the chunk of the one before
             self._names.add(bytes.fromhex(name) for name, _, _ in member.extents)
@@ -259,6 +260,16 @@ def _text_of(file: BinaryIO, digest: "hashlib._Hash", name: str) -> Iterator[byt
 
 def _damaged(name: str, why: str) -> Damaged:
     return Damaged(f"{name} is damaged: {why}", TRY_ANOTHER)
+
+
+def content_in(entries: Iterable[tuple[Member, bytes]]) -> str:
+    """The digest of the content of `entries` and their lines, as `ManifestWriter.end` gives it."""
+    digest = hashlib.sha256()
+    for member, line in entries:
+        digest.update(line[: line.rfind(_NOT_CONTENT)])
+        if member.extents and not member.sha256:
+            digest.update(repr(member.extents).encode())
+    return digest.hexdigest()
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from btw_backup.errors import Damaged
 from btw_backup.log import debug, warn
 from btw_backup.store import evidence, packed, uses
 from btw_backup.store.chunks import ChunkStore
+from btw_backup.store.index import FOLDER as INDEX
 from btw_backup.store.index import Index, journal_of
 
 MARKS = "writing"
@@ -66,7 +67,15 @@ def look_after_the_dead(store: ChunkStore, announce: Announce) -> None:
             debug(f"a run died while it wrote to {store.folder}: looking at its chunks")
             moment = None if mark.read(len(ORDERLY)) == ORDERLY else os.fstat(mark.fileno()).st_mtime
             _Salvage(store, path.name, announce).run(moment)
+            sweep_dead(store)
             path.unlink(missing_ok=True)
+
+
+def sweep_dead(store: ChunkStore) -> None:
+    """Remove the temporary files in the store that are no chunks and belong to nobody."""
+    for folder in (store.folder, store.folder / INDEX):
+        if folder.is_dir():
+            files.sweep_dead(folder)
 
 
 class _Salvage:
