@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from btw_backup import files, log, progress, staging
+from btw_backup import files, flushing, log, progress, staging
 from btw_backup.errors import Damaged, FatalUserError, NotFound, WouldOverwrite
 from btw_backup.filling import fill
 from btw_backup.keepers import Keeper
@@ -26,7 +26,7 @@ def to_file(keeper: Keeper, backup: Backup, target: Path, *, force: bool) -> Non
     temporary = staging.temporary_name(target)
     final, error = target, None
     try:
-        with files.create(temporary) as file, files.written_behind(file) as out:
+        with files.create(temporary) as file, flushing.written_behind(file) as out:
             try:
                 to_stream(keeper, backup, out)
             except Damaged as found:

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterable, Iterator
 
-from btw_backup import files
+from btw_backup import flushing
 from btw_backup.entries import Entry
 from btw_backup.errors import DamagedPart
 from btw_backup.log import printable
@@ -48,7 +48,7 @@ def fill(descriptor: int, entry: Entry, content: Content) -> None:
                 piece -= count
             else:
                 count = min(len(piece), offset + length - at)
-                files.write_at(descriptor, piece[:count], at)
+                flushing.write_at(descriptor, piece[:count], at)
                 piece = piece[count:]
             at += count
     if entry.extents is not None or missing:

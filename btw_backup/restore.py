@@ -12,7 +12,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from btw_backup import files, log, progress, staging
+from btw_backup import files, flushing, log, progress, staging
 from btw_backup.attributes import Complaints
 from btw_backup.entries import Entry, Kind
 from btw_backup.errors import TRY_ANOTHER, Damaged, DamagedPart, Incomplete, NotFound, WouldOverwrite
@@ -77,7 +77,7 @@ def _into_new(keeper: Keeper, backup: Backup, wish: Wish) -> None:
         complaints = Complaints()
         selection = Selection(backup, wish.paths)
         with (
-            files.filesystem_written_behind(descriptor),
+            flushing.filesystem_written_behind(descriptor),
             closing(Extraction(descriptor, complaints, fresh=True)) as extraction,
             closing(resume.Resumption(backup, left, descriptor, selection.takes, complaints)) as resumption,
         ):

@@ -12,7 +12,7 @@ import stat
 from collections import deque
 from collections.abc import Iterator, Sequence
 
-from btw_backup import files
+from btw_backup import files, flushing
 from btw_backup.attributes import Complaints, Dresser
 from btw_backup.entries import Entry, Kind
 from btw_backup.errors import Damaged
@@ -134,7 +134,7 @@ def _regions(entry: Entry) -> Parts:
 
 def _right(file: int, entry: Entry) -> int:
     """How many of the digests of `entry`, from the first on, are those of what the disk has in an open file."""
-    files.let_go(file)
+    flushing.let_go(file)
     content = Regions(file, _regions(entry))
     for number, (sha256, whole) in enumerate(entry.digests):
         digest, length = hashlib.sha256(), whole

@@ -13,7 +13,8 @@ from btw_backup.clock import stamp_of
 from btw_backup.records import Record
 from btw_backup.store import ENDING
 from btw_backup.store.chunks import ChunkStore
-from btw_backup.store.manifest import FORMAT, Header, ManifestWriter, Member
+from btw_backup.store.manifest import FORMAT, Header, Member
+from btw_backup.store.manifest_writer import ManifestWriter
 
 BEGAN = datetime(2020, 1, 1, tzinfo=UTC)
 SIZE = 100

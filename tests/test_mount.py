@@ -18,7 +18,8 @@ from btw_backup.errors import Damaged
 from btw_backup.mounting.content import ChunkCache, OpenFile
 from btw_backup.mounting.index import TreeIndex
 from btw_backup.store.chunks import ChunkStore
-from btw_backup.store.manifest import Header, ManifestWriter, Member
+from btw_backup.store.manifest import Header, Member
+from btw_backup.store.manifest_writer import ManifestWriter
 from tests import made_store, torture
 from tests.conftest import PATIENCE, REPOSITORY, Installation, peak_memory, random_bytes, tree_differences
 

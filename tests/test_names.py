@@ -11,7 +11,8 @@ import pytest
 
 from btw_backup.errors import Damaged
 from btw_backup.store import manifest, names, tally
-from btw_backup.store.manifest import FORMAT, Header, ManifestWriter, Member
+from btw_backup.store.manifest import FORMAT, Header, Member
+from btw_backup.store.manifest_writer import ManifestWriter
 from btw_backup.store.tally import SEVERAL, Tally
 from btw_backup.store.uses import chunks_of, names_of
 

@@ -38,7 +38,6 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def forget() -> None:
     """What is looked up once in a run."""
-    from btw_backup import process
 
     postgres_client.installed.cache_clear()
 

@@ -29,7 +29,8 @@ from btw_backup.scrub.verification import verify
 from btw_backup.sources import Produced
 from btw_backup.store import evidence
 from btw_backup.store.chunks import ChunkStore
-from btw_backup.store.manifest import FORMAT, Header, ManifestWriter, Member
+from btw_backup.store.manifest import FORMAT, Header, Member
+from btw_backup.store.manifest_writer import ManifestWriter
 from btw_backup.store.writer import writing
 from tests.conftest import PATIENCE, REPOSITORY, Installation, peak_memory, random_bytes, tree_differences
 

@@ -24,7 +24,8 @@ from btw_backup.store.chunker import LARGEST, SMALLEST, cut
 from btw_backup.store.chunks import ChunkStore
 from btw_backup.store.entry import entry_of
 from btw_backup.store.index import Index
-from btw_backup.store.manifest import End, Header, ManifestWriter, Member, key_of
+from btw_backup.store.manifest import End, Header, Member, key_of
+from btw_backup.store.manifest_writer import ManifestWriter
 from btw_backup.store.packing import SIZE, Packed, Packer
 from btw_backup.store.reader import AHEAD, KEPT, MOST, Contents
 from btw_backup.store.writer import ChunkWriter, writing

@@ -165,7 +165,7 @@ def test_f90_one_lies_one_is_down_one_is_well(
     assert [(each["target"], each["owed"] > 0) for each in row["targets"]] == [
         ("s3", True), ("liar", True), ("nas", False),
     ]  # fmt: skip
-    assert f"(not at s3, liar yet)" in btw("list", "www").out
+    assert "(not at s3, liar yet)" in btw("list", "www").out
     lines = btw("sync-state", "--list").out.splitlines()
     assert {line.rpartition(" (to ")[2] for line in lines if " (to " in line} == {"liar)"}
     assert "cannot reset" in btw("sync-state", "--reset", status=1).err

@@ -21,7 +21,8 @@ from btw_backup.store import manifest
 from btw_backup.store.chunks import ChunkStore
 from btw_backup.store.entry import entry_of
 from btw_backup.store.index import Index
-from btw_backup.store.manifest import Header, ManifestReader, ManifestWriter, Member
+from btw_backup.store.manifest import Header, ManifestReader, Member
+from btw_backup.store.manifest_writer import ManifestWriter
 from btw_backup.store.names import Names
 from btw_backup.store.reader import Contents
 from btw_backup.store.writer import ChunkWriter

@@ -24,7 +24,8 @@ from btw_backup.store import manifest
 from btw_backup.store.chunks import ChunkStore
 from btw_backup.store.entry import entry_of
 from btw_backup.store.former import Former
-from btw_backup.store.manifest import Header, ManifestWriter, Member
+from btw_backup.store.manifest import Header, Member
+from btw_backup.store.manifest_writer import ManifestWriter
 from btw_backup.store.reader import Contents
 from btw_backup.store.writer import ChunkWriter
 

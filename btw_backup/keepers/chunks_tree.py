@@ -23,7 +23,8 @@ from btw_backup.sources.reading import Reading, read_file
 from btw_backup.sources.tree import Tree
 from btw_backup.sources.walk import Problems
 from btw_backup.store.index import Index
-from btw_backup.store.manifest import ManifestWriter, Member
+from btw_backup.store.manifest import Member
+from btw_backup.store.manifest_writer import ManifestWriter
 from btw_backup.store.packing import Packed, Packer
 from btw_backup.store.writer import ChunkWriter, Stored
 

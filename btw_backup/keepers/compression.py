@@ -15,7 +15,7 @@ from typing import BinaryIO, Protocol, cast
 
 import zstandard
 
-from btw_backup import files
+from btw_backup import files, flushing
 from btw_backup.errors import Damaged
 from btw_backup.sources import Produced
 
@@ -96,7 +96,7 @@ class CompressedFile:
 
 def written(temporary: Path, compression: str, produce: Callable[[BinaryIO], Produced]) -> tuple[Produced, int]:
     """Have `produce` write to the new file `temporary`, compressed, onto the disk; what it said, the file's length."""
-    with files.create(temporary) as file, files.written_behind(file) as out:
+    with files.create(temporary) as file, flushing.written_behind(file) as out:
         compressed = CompressedFile(out, compression)
         produced = produce(cast(BinaryIO, compressed))
         compressed.close()

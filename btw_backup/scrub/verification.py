@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from btw_backup import files
+from btw_backup import flushing
 from btw_backup.errors import Damaged
 from btw_backup.records import Backup
 from btw_backup.scrub import Found
@@ -54,6 +54,6 @@ def _forget(path: Path) -> None:
     for one in paths:
         descriptor = os.open(one, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            files.let_go(descriptor)
+            flushing.let_go(descriptor)
         finally:
             os.close(descriptor)

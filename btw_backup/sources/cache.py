@@ -11,7 +11,7 @@ import os
 import re
 from collections import deque
 
-from btw_backup import files
+from btw_backup import flushing
 
 _WINDOW = 64 << 20
 _MARGIN = 32 << 20
@@ -73,10 +73,10 @@ class Passage:
     def _behind(self, offset: int) -> None:
         while self._fresh and self._fresh[0][1] <= offset:
             start, end = self._fresh.popleft()
-            files.let_go(self._file, start, end - start)
+            flushing.let_go(self._file, start, end - start)
         if self._fresh and self._fresh[0][0] < offset:
             start, end = self._fresh.popleft()
-            files.let_go(self._file, start, offset - start)
+            flushing.let_go(self._file, start, offset - start)
             self._fresh.appendleft((offset, end))
 
 

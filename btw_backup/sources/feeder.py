@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
-from btw_backup import files
+from btw_backup import flushing
 from btw_backup.errors import FatalUserError
 from btw_backup.process import Child
 from btw_backup.sources import cache
@@ -115,7 +115,7 @@ class Feeder:
                 file = os.open(path, _FLAGS, dir_fd=self._source)
             except OSError:
                 continue
-            files.let_go(file)
+            flushing.let_go(file)
             os.close(file)
 
 

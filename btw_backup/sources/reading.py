@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from btw_backup import files
+from btw_backup import flushing
 from btw_backup.sources import cache
 from btw_backup.store.chunker import SMALLEST, cut
 
@@ -104,7 +104,7 @@ def _read(descriptor: int, status: os.stat_result, reading: Reading, put: Put) -
             content = reading.content = content + more
         reading.sha256 = hashlib.sha256(content).digest()
         if not held:
-            files.let_go(descriptor)
+            flushing.let_go(descriptor)
     else:
         read.passage = cache.Passage(descriptor, size)
         reading.chunks = [put([chunk]) for chunk in cut(read)]

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import zstandard
 
-from btw_backup import files, locks
+from btw_backup import files, flushing, locks
 from btw_backup.errors import Damaged, FatalUserError, NotFound
 from btw_backup.store import frames
 
@@ -206,10 +206,10 @@ def _frame_at(path: Path, name: str, *, from_disk: bool = False) -> bytes:
     try:
         with open(os.open(path, _OPEN), "rb", buffering=0) as file:
             if from_disk:
-                files.let_go(file.fileno())
+                flushing.let_go(file.fileno())
             size = os.fstat(file.fileno()).st_size
             frame = b"" if size > LARGEST + (LARGEST >> 8) + 512 else file.read(size + 1)
-            files.let_go(file.fileno())
+            flushing.let_go(file.fileno())
             return frame
     except FileNotFoundError as error:
         raise Damaged(f"the chunk {name} is missing") from error

@@ -6,7 +6,6 @@ Behind it are the names of the chunks (`store.names`). Paths that are no UTF-8 a
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -16,15 +15,13 @@ import zstandard
 
 from btw_backup.errors import TRY_ANOTHER, Damaged, FatalUserError
 from btw_backup.store import names
-from btw_backup.store.tally import Tally
-from btw_backup.stream import Digesting
 
 FORMAT = 1
 LONGEST_LINE = 64 << 20
 """Bytes: a file of 1.5 TB has as many extents as fit. Memory is bounded, whatever a manifest says."""
 
 _MAX_WINDOW = 8 << 20
-_PIECE = _BATCH = 1 << 18
+_PIECE = 1 << 18
 
 Extent = tuple[str, int, int]
 """The name of a chunk, an offset in its plain content, a length."""
@@ -107,85 +104,8 @@ class End(msgspec.Struct, frozen=True, tag="end", tag_field="type"):
 _MEMBER = msgspec.json.Decoder(Member)
 _HEADER = msgspec.json.Decoder(Header)
 _END = msgspec.json.Decoder(End)
-_NOT_CONTENT = b',"ctime":'
+NOT_CONTENT = b',"ctime":'
 _END_MARK = b'{"type":"end"'
-
-
-class ManifestWriter:
-    """Writes lines. `content` digests what the tree holds, wherever and whenever that was seen; `sha256` the text."""
-
-    def __init__(self, out: BinaryIO, header: Header) -> None:
-        self._file_out = out
-        self._out = Digesting(out)
-        self._names = Tally()
-        self._last = ""
-        compressor = zstandard.ZstdCompressor(level=3, write_checksum=True)
-        self._file = compressor.stream_writer(self._out, closefd=False)  # type: ignore[arg-type]
-        self._encode = msgspec.json.Encoder().encode_into
-        self._buffer = bytearray()
-        self._content = hashlib.sha256()
-        self._text = hashlib.sha256()
-        self._thread = ThreadPoolExecutor(1, "manifest")
-        self._compressing: Future[None] | None = None
-        self.entries = 0
-        self.size = 0
-        self._line(header)
-
-    def add(self, member: Member) -> None:
-        """Write one entry."""
-        start = len(self._buffer)
-        self._line(member)
-        self._count(member, start)
-
-    def add_again(self, member: Member, line: bytes) -> None:
-        """Write an entry as it stands in another manifest, where its `line` is."""
-        start = len(self._buffer)
-        self._buffer += line
-        self._buffer += b"\n"
-        self._count(member, start)
-
-    def end(self, wasteful: tuple[str, ...]) -> tuple[str, str]:
-        """Write the end. The digests of the text and of the content."""
-        self._line(End(self.entries, self.size, wasteful))
-        self._flush()
-        self._thread.shutdown()
-        self._wait()
-        self._file.close()  # type: ignore[no-untyped-call]
-        with self._names:
-            names.write(
-                self._file_out, (name for name, _ in self._names), self._text.digest(), self._out.sha256.digest()
-            )
-        return self._text.hexdigest(), self._content.hexdigest()
-
-    def _line(self, value: object) -> None:
-        self._encode(value, self._buffer, -1)
-        self._buffer += b"\n"
-
-    def _count(self, member: Member, start: int) -> None:
-        self.entries += 1
-        self.size += member.size if member.kind == "file" else 0
-        self._content.update(self._buffer[start : self._buffer.rfind(_NOT_CONTENT)])
-        if member.extents and (member.extents[-1][0] != self._last or len(member.extents) > 1):
-            self._last = member.extents[-1][0]  # most files are in the chunk of the one before
-            self._names.add(bytes.fromhex(name) for name, _, _ in member.extents)
-        if member.extents and not member.sha256:
-            self._content.update(repr(member.extents).encode())
-        if len(self._buffer) >= _BATCH:
-            self._flush()
-
-    def _flush(self) -> None:
-        """Have what is in the buffer compressed by a thread, while the next is gathered."""
-        self._wait()
-        self._compressing = self._thread.submit(self._compress, self._buffer)
-        self._buffer = bytearray()
-
-    def _wait(self) -> None:
-        if self._compressing:
-            self._compressing.result()
-
-    def _compress(self, text: bytearray) -> None:
-        self._text.update(text)
-        self._file.write(text)
 
 
 class ManifestReader:
@@ -266,7 +186,7 @@ def content_in(entries: Iterable[tuple[Member, bytes]]) -> str:
     """The digest of the content of `entries` and their lines, as `ManifestWriter.end` gives it."""
     digest = hashlib.sha256()
     for member, line in entries:
-        digest.update(line[: line.rfind(_NOT_CONTENT)])
+        digest.update(line[: line.rfind(NOT_CONTENT)])
         if member.extents and not member.sha256:
             digest.update(repr(member.extents).encode())
     return digest.hexdigest()

@@ -19,7 +19,7 @@ from typing import BinaryIO
 
 import zstandard
 
-from btw_backup import files
+from btw_backup import files, flushing
 from btw_backup.errors import Interrupted
 from btw_backup.store import rescue, salvage
 from btw_backup.store.chunks import FORMAT_FILE, ChunkStore
@@ -130,7 +130,7 @@ class ChunkWriter:
             compressor = self._local.compressor = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True)
         frame = compressor.compress(content)
         with files.create(path) as out:
-            files.write_at(out.fileno(), frame, 0)
+            flushing.write_at(out.fileno(), frame, 0)
             if sync:
                 os.fsync(out.fileno())
         return len(frame)

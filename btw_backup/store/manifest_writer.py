@@ -1,0 +1,92 @@
+"""Writes the manifest of a backup: `store.manifest` says what is in it."""
+
+import hashlib
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import BinaryIO
+
+import msgspec
+import zstandard
+
+from btw_backup.store import names
+from btw_backup.store.manifest import NOT_CONTENT, End, Header, Member
+from btw_backup.store.tally import Tally
+from btw_backup.stream import Digesting
+
+_BATCH = 1 << 18
+
+
+class ManifestWriter:
+    """Writes lines. `content` digests what the tree holds, wherever and whenever that was seen; `sha256` the text."""
+
+    def __init__(self, out: BinaryIO, header: Header) -> None:
+        self._file_out = out
+        self._out = Digesting(out)
+        self._names = Tally()
+        self._last = ""
+        compressor = zstandard.ZstdCompressor(level=3, write_checksum=True)
+        self._file = compressor.stream_writer(self._out, closefd=False)  # type: ignore[arg-type]
+        self._encode = msgspec.json.Encoder().encode_into
+        self._buffer = bytearray()
+        self._content = hashlib.sha256()
+        self._text = hashlib.sha256()
+        self._thread = ThreadPoolExecutor(1, "manifest")
+        self._compressing: Future[None] | None = None
+        self.entries = 0
+        self.size = 0
+        self._line(header)
+
+    def add(self, member: Member) -> None:
+        """Write one entry."""
+        start = len(self._buffer)
+        self._line(member)
+        self._count(member, start)
+
+    def add_again(self, member: Member, line: bytes) -> None:
+        """Write an entry as it stands in another manifest, where its `line` is."""
+        start = len(self._buffer)
+        self._buffer += line
+        self._buffer += b"\n"
+        self._count(member, start)
+
+    def end(self, wasteful: tuple[str, ...]) -> tuple[str, str]:
+        """Write the end. The digests of the text and of the content."""
+        self._line(End(self.entries, self.size, wasteful))
+        self._flush()
+        self._thread.shutdown()
+        self._wait()
+        self._file.close()  # type: ignore[no-untyped-call]
+        with self._names:
+            names.write(
+                self._file_out, (name for name, _ in self._names), self._text.digest(), self._out.sha256.digest()
+            )
+        return self._text.hexdigest(), self._content.hexdigest()
+
+    def _line(self, value: object) -> None:
+        self._encode(value, self._buffer, -1)
+        self._buffer += b"\n"
+
+    def _count(self, member: Member, start: int) -> None:
+        self.entries += 1
+        self.size += member.size if member.kind == "file" else 0
+        self._content.update(self._buffer[start : self._buffer.rfind(NOT_CONTENT)])
+        if member.extents and (member.extents[-1][0] != self._last or len(member.extents) > 1):
+            self._last = member.extents[-1][0]  # most files are in the chunk of the one before
+            self._names.add(bytes.fromhex(name) for name, _, _ in member.extents)
+        if member.extents and not member.sha256:
+            self._content.update(repr(member.extents).encode())
+        if len(self._buffer) >= _BATCH:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Have what is in the buffer compressed by a thread, while the next is gathered."""
+        self._wait()
+        self._compressing = self._thread.submit(self._compress, self._buffer)
+        self._buffer = bytearray()
+
+    def _wait(self) -> None:
+        if self._compressing:
+            self._compressing.result()
+
+    def _compress(self, text: bytearray) -> None:
+        self._text.update(text)
+        self._file.write(text)
