@@ -1,5 +1,4 @@
-"""Brings what is written to the disk while more is written, and out of the kernel's memory, where it would be in the way of
-what others use."""
+"""Brings what is written to the disk while more is written, and out of the memory of the kernel, which others use."""
 
 import errno
 import os

@@ -22,7 +22,7 @@ LAYERS = (
     ("keepers", "sources", "offsite", "retention", "places"),
     ("store", "catalogue"),
     ("jobs", "records", "specs", "sealed", "marks", "config", "settings", "addresses", "checks", "example", "entries", "descent"),
-    ("process", "files", "locks", "log", "clock", "progress", "stream", "memory"),
+    ("process", "files", "flushing", "locks", "log", "clock", "progress", "stream", "memory"),
     ("errors",),
 )
 # fmt: on

@@ -722,4 +722,4 @@ def main() -> int:
 
 if __name__ == "__main__":
     sys.exit(main())
-# SHA-256 of all above: 18ca045c3920d2340ac55bab38889f94ab02065d20263dddf1163bae6aaddc4d
+# SHA-256 of all above: ce2d569e9f0be90160ee73708dfc107e6f4bfd3590d669d37fbd2442e8f141b9
