@@ -702,7 +702,8 @@ def test_many_backups_in_bounded_memory(btw: Installation, count: int) -> None:
     out, _ = process.communicate()
     (found,) = json.loads(out)
     concerned = [n for n in range(count) if any((n + file) % len(names) == 7 for file in range(20))]
-    assert found["backups"] == [addresses(btw)[n] for n in concerned]
+    known = addresses(btw)
+    assert found["backups"] == [known[n] for n in concerned]
 
 
 class Noise:
