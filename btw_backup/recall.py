@@ -9,7 +9,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from btw_backup import files, listing, log, places, progress
@@ -28,6 +28,7 @@ from btw_backup.store import chunks, manifest, uses
 from btw_backup.store.chunks import FORMAT_FILE, format_text
 from btw_backup.store.entry import entry_of
 
+_SHOWN = 10
 _READINGS = 3  # a hard link that is wanted leads to its first name, and that may be told late
 TIMEOUT = 86400.0
 _SCRATCH = f"{files.TEMPORARY}from-"
@@ -61,10 +62,11 @@ class Recalled:
         for path, why in bad.items():
             self.vault.problems.append(f"{path}: {why}")
 
-    def fetch(self, backup: Backup, paths: Sequence[str] = ()) -> None:
+    def fetch(self, backup: Backup, paths: Sequence[str] = (), *, whole: bool = False) -> None:
         """Fetch all that `backup`, of the scratch folder, needs; of a tree in chunks what those `paths` of it need.
 
-        Raises `Damaged` if its own file cannot be had; what chunks are lacking, the restore tells.
+        Raises `Damaged` if its own file cannot be had, and if it must be `whole`, for a chunk; else the restore tells
+        what is lacking.
         """
         own = os.path.relpath(backup.path, self.root)
         files_of_it = [path for path in self.vault.paths() if path == own or path.startswith(f"{own}/")]
@@ -74,13 +76,13 @@ class Recalled:
             wanted = list(map(_chunk_path, names))
             files.make_folder(self.root / CHUNKS)
             (self.root / chunks.FOLDER / FORMAT_FILE).write_bytes(format_text(chunks.FORMAT))
-            bad = self._fetched(wanted, f"{backup.address} from {self.vault.name}")
-            for path, why in bad.items():
-                log.warn(f"{path}: {why}")
+            self._fetch(wanted, f"{backup.address} from {self.vault.name}", whole=whole)
 
-    def _fetch(self, paths: Sequence[str], what: str) -> None:
+    def _fetch(self, paths: Sequence[str], what: str, *, whole: bool = True) -> None:
         bad = self._fetched(paths, what)
-        if bad:
+        for path, why in list(bad.items())[:_SHOWN]:
+            log.warn(f"{path}: {why}")
+        if bad and whole:
             path, why = next(iter(bad.items()))
             raise Damaged(f"{self.vault.name}: {path}: {why}", "another backup, or another target, may be well")
 
@@ -92,14 +94,25 @@ class Recalled:
         """The dst `dst` in the scratch folder."""
         return places.place(self.root, dst)
 
+    def backups(self) -> Iterator[Backup]:
+        """All backups that the scratch folder shows."""
+        for place in listing.places(self.root):
+            yield from listing.each(place)
+
     def check(self) -> None:
         """Raise `Damaged` if it is in doubt whether the target told all that was sent to it."""
         problems = list(dict.fromkeys(self.vault.problems))
-        for problem in problems[:10]:
+        for problem in problems[:_SHOWN]:
             log.warn(f"{self.vault.name}: {problem}")
         if problems:
             hint = "other or newer backups may have been there"
             raise Damaged(f"{self.vault.name} does not hold all that was sent to it, or not as it was", hint)
+
+
+def each(origin: Origin) -> Iterator[tuple[Origin, bool]]:
+    """`origin` with one address at a time, and whether it is the last."""
+    for number, address in enumerate(origin.addresses, 1):
+        yield replace(origin, addresses=[address]), number == len(origin.addresses)
 
 
 @contextmanager
@@ -157,12 +170,6 @@ def address_of(text: str, s3cmd_config: str | None, known: Sequence[Address]) ->
         names = ", ".join(one.name for one in known)
         raise UsageError(f"there is no target {text}", f"the targets are {names}" if names else "give s3://… or a path")
     return found
-
-
-def addresses_below(recalled: Recalled) -> Iterator[Backup]:
-    """All backups that the target holds, as far as names and records tell."""
-    for place in listing.places(recalled.root):
-        yield from listing.each(place)
 
 
 def _chunks_of(backup: Backup, paths: Sequence[str]) -> list[str]:

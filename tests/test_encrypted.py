@@ -502,6 +502,12 @@ def test_g13_another_target_is_asked(btw: Installation, source: Path, nas: Path,
     ended = empty("restore", *options, "www", empty.top / "out")
     assert "the next target is asked" in ended.err
     assert tree_differences(source, empty.top / "out") == ""
+    rotten = btw.top / "rotten"
+    shutil.copytree(nas, rotten)
+    flip(data(rotten)[0])
+    ended = empty("restore", "--from", rotten, *from_(nas, key), "www", empty.top / "out2")
+    assert "the next target is asked" in ended.err
+    assert tree_differences(source, empty.top / "out2") == ""
 
 
 @pytest.fixture
@@ -668,6 +674,19 @@ def test_t1_credentials_that_cannot_delete(
     found = {row["what"]: row["level"] for row in json.loads(btw("doctor", "--attack", "--json", status=None).out)}
     assert found["attack on s3: delete"] == found["attack on s3: read"] == "ok"
     assert not {method for method, path in proxy.log if "/probe/" not in path} & {"DELETE"}
+    assert tree_differences(source, restored(btw, "out", "www", *options)) == ""
+
+
+def test_a_newer_restore_py_gets_another_name(
+    btw: Installation, source: Path, bucket: Bucket, key: Key, proxy: FaultProxy
+) -> None:
+    """T1: credentials that cannot overwrite suffice after an upgrade, too."""
+    options = s3_settings(btw, bucket, key, proxy.port)
+    bucket.put("RESTORE.py", b"# an older one")
+    proxy.rules = [Rule("PUT", "/RESTORE.py", "denied")]
+    btw.tree(source)
+    btw("fs", source, "www")
+    assert len([name for name in bucket.objects() if name.startswith("RESTORE")]) == 2
     assert tree_differences(source, restored(btw, "out", "www", *options)) == ""
 
 

@@ -30,15 +30,19 @@ import os
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from btw_backup import dumps, jobs, listing, overview, restore, specs
 from btw_backup.clock import STAMP, utc_now
 from btw_backup.commands import origin
 from btw_backup.commands.command import SHARED, Command, Context
-from btw_backup.errors import Damaged, NotFound, UsageError
+from btw_backup.errors import Damaged, FatalUserError, NotFound, UsageError
 from btw_backup.keepers import Keeper, Place
 from btw_backup.log import warn
 from btw_backup.records import FOLDER, Backup
+
+if TYPE_CHECKING:
+    from btw_backup.recall import Recalled
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -81,20 +85,41 @@ def _from_elsewhere(context: Context, args: argparse.Namespace) -> None:
     beside = Path(os.path.abspath(args.target)).parent if in_folder else Path(tempfile.gettempdir())
     if not beside.is_dir():
         raise NotFound(f"there is no folder {beside}", f"mkdir -p {beside}")
-    with recall.opened(origin.origin_of(context, args), beside) as recalled:
-        if args.list:
-            recalled.show()
-            rows = map(_row, recall.addresses_below(recalled))
-            context.show(rows, lambda row: f"{row['dst']}@{row['stamp']}  {row['keeper']}")
-        else:
-            dst, spec = specs.address(args.address)
-            if not dst:
-                raise UsageError("a uid is not enough here", "give DST[@SPEC]")
-            recalled.show(recalled.place(dst).dst)
-            backup = _found(recalled.place(dst), spec)
-            recalled.fetch(backup, args.path)
-            _restore(context, args, backup, listing.keeper_of(backup))
+    for one, is_last in recall.each(origin.origin_of(context, args)):
+        ready = False
+        try:
+            with recall.opened(one, beside) as recalled:
+                backup = None if args.list else _fetched(recalled, args, whole=not is_last)
+                ready = True
+                _give_back(context, args, recalled, backup)
+            return
+        except FatalUserError as error:
+            if ready or is_last:
+                raise
+            warn(f"{one.addresses[0].place} cannot be used: {error.message}", "the next target is asked")
+
+
+def _fetched(recalled: "Recalled", args: argparse.Namespace, *, whole: bool) -> Backup:
+    """The backup that is wanted, fetched; if it must be `whole`, nothing of it may be lacking."""
+    dst, spec = specs.address(args.address)
+    if not dst:
+        raise UsageError("a uid is not enough here", "give DST[@SPEC]")
+    recalled.show(recalled.place(dst).dst)
+    backup = _found(recalled.place(dst), spec)
+    if whole:
         recalled.check()
+    recalled.fetch(backup, args.path, whole=whole)
+    return backup
+
+
+def _give_back(context: Context, args: argparse.Namespace, recalled: "Recalled", backup: Backup | None) -> None:
+    if backup:
+        _restore(context, args, backup, listing.keeper_of(backup))
+    else:
+        recalled.show()
+        rows = map(_row, recalled.backups())
+        context.show(rows, lambda row: f"{row['dst']}@{row['stamp']}  {row['keeper']}")
+    recalled.check()
 
 
 def _row(backup: Backup) -> dict[str, object]:

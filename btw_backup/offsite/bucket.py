@@ -4,7 +4,8 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from btw_backup.offsite import storekey
+from btw_backup.errors import ProgramFailed
+from btw_backup.offsite import Unreachable, storekey
 from btw_backup.offsite.delivery import Delivery
 from btw_backup.offsite.ledger import Ledger
 
@@ -21,8 +22,7 @@ def furnish(delivery: Delivery, ledger: Ledger, recipients: Sequence[str], key: 
         content = (RESCUE / name).read_bytes()
         digest = hashlib.sha256(content).hexdigest()
         if ledger.meta(name) != digest:
-            delivery.write(name, content)
-            delivery.deliver_one(name)
+            _send_plain(delivery, name, content, digest)
             ledger.note(name, digest)
     wanted = [storekey.fingerprint(key), *recipients]
     if ledger.meta("key") != wanted:
@@ -31,3 +31,18 @@ def furnish(delivery: Delivery, ledger: Ledger, recipients: Sequence[str], key: 
         delivery.write(path, content)
         delivery.deliver_one(path)
         ledger.note("key", wanted)
+
+
+def _send_plain(delivery: Delivery, name: str, content: bytes, digest: str) -> None:
+    """Send a file. If another one of that name is there, and must not be overwritten, it gets a name of its own."""
+    stem, _, ending = name.partition(".")
+    for path in (name, f"{stem}-{digest[:8]}.{ending}"):
+        delivery.write(path, content)
+        try:
+            delivery.deliver_one(path)
+            return
+        except Unreachable:
+            raise
+        except ProgramFailed as error:
+            last = error
+    raise last

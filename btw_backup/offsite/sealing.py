@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyrage
 
-from btw_backup.errors import Damaged, FatalUserError
+from btw_backup.errors import Damaged, FatalUserError, ProgramFailed
 
 LEAST = 256
 """Bytes that every object has at least."""
@@ -30,7 +30,7 @@ def sealing(recipients: Sequence[str]) -> Seal:
         try:
             return bytes(pyrage.encrypt(content + bytes(padded(len(content)) - len(content)), keys))
         except pyrage.EncryptError as error:
-            raise FatalUserError(f"cannot encrypt: {error}") from error
+            raise ProgramFailed(f"cannot encrypt: {error}") from error
 
     return seal
 
