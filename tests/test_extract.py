@@ -381,7 +381,7 @@ def test_what_a_killed_restore_left_in_a_folder_of_others_goes(tmp_path: Path) -
         path.write_text("half of it")
     alive = tmp_path / ".tmp-2-btw-restore"
     with files.create(alive), extraction(tmp_path, fresh=False) as (made, _):
-        made.write(file(b"new"), content(b"text"))
+        made.write(file(b"new", size=4), content(b"text"))
     assert not any(path.exists() for path in left)
     assert all(path.exists() for path in (*theirs, alive))
     assert (tmp_path / "new").read_text() == "text"

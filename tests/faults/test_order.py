@@ -1,0 +1,101 @@
+"""The order of the steps of every command: no name before its bytes are on the disk, and none that is not itself there.
+
+What a sweep finds only if it meets the step, this reads from a trace.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from btw_backup.files import TEMPORARY
+from tests.faults.cases import CASES, Case
+from tests.faults.conftest import MakeWorld
+from tests.faults.killing import Step, steps_of
+from tests.faults.test_killed import name_of
+
+_WRITES = ("write", "pwrite", "ftruncate", "truncate", "sendfile")
+_NAMES = ("rename", "renameat", "renameat2", "link", "linkat", "mkdir", "mkdirat", "symlink", "symlinkat")
+MAY_BE_LOST = (
+    ".lock",
+    ".log",
+    "log.txt",
+    "runs.jsonl",
+    "catalogue.sqlite",
+    ".sqlite-journal",
+    ".sqlite-wal",
+    "/backup",
+)
+"""What tells only who is at it, or what has happened, or is filled anew by each run: nobody relies on it."""
+
+ENDING = ".manifest.zst"
+
+
+class Trace:
+    """What is on the disk, as far as the steps until now made sure of it."""
+
+    def __init__(self) -> None:
+        self.unsynced: set[str] = set()
+        self.unsynced_names: dict[str, set[str]] = {}
+
+    def wrong(self, steps: list[Step]) -> Iterator[str]:
+        """What is not in order."""
+        for step in steps:
+            if step.call in ("fsync", "fdatasync"):
+                self.unsynced.discard(step.path)
+                self.unsynced_names.pop(step.path, None)
+            elif step.call == "syncfs":
+                self.unsynced.clear()
+                self.unsynced_names.clear()
+            elif step.call in _WRITES:
+                self.unsynced.add(step.path)
+            elif step.call in _NAMES:
+                yield from self._name(step)
+
+    def nameless(self) -> set[str]:
+        """The names that may be lost now. Those that calls which failed were to make are among them."""
+        return {os.path.join(folder, name) for folder, names in self.unsynced_names.items() for name in names}
+
+    def _name(self, step: Step) -> Iterator[str]:
+        final = step.other or step.path
+        folder, name = os.path.split(final)
+        below = [path for path in self.unsynced if path == step.path or path.startswith(step.path + "/")]
+        for path in below:
+            if step.call.startswith("rename"):
+                self.unsynced.discard(path)
+                self.unsynced.add(final + path.removeprefix(step.path))
+            if _counts(final) and _counts(path):
+                yield f"step {step.number}: {final} gets its name before {path} is on the disk"
+        if name.endswith(ENDING):
+            chunks = [path for path in self.unsynced_names if "/.store/chunks" in path and self.unsynced_names[path]]
+            yield from (f"step {step.number}: {final} gets its name before what is in {path}" for path in chunks)
+        if _counts(final):
+            self.unsynced_names.setdefault(folder, set()).add(name)
+        if step.call.startswith("rename"):
+            self.unsynced_names.get(os.path.dirname(step.path), set()).discard(os.path.basename(step.path))
+
+
+def _counts(path: str) -> bool:
+    """Whether anybody relies on what is there: it is no temporary, and nothing in a folder that is one."""
+    parts = Path(path).parts
+    return not any(part.startswith(TEMPORARY) or "rdiff-backup.tmp" in part for part in parts) and not path.endswith(
+        MAY_BE_LOST
+    )
+
+
+WITHOUT = ("restore --into",)
+"""What fills a folder of others, name by name, and brings it to the disk as a whole at the end."""
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.needs != "s3" and c.name not in WITHOUT], ids=name_of)
+def test_bytes_then_names(case: Case, world_of: MakeWorld) -> None:
+    world = world_of(case)
+    ended = world.harmed(case.words(world), 0, "kill")
+    assert ended.status in case.statuses, ended
+    trace = Trace()
+    assert list(trace.wrong(steps_of(world.trace))) == []
+    before = {
+        str(path).replace(str(world.place / "saved"), str(world.top)) for path in (world.place / "saved").rglob("*")
+    }
+    assert {path for path in trace.nameless() - before if os.path.lexists(path)} == set()
