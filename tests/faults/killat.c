@@ -329,10 +329,22 @@ static void harm(pid_t pid, struct user_regs_struct *r, const struct call *call,
     else if (is("full") && needs_room(call, path)) fail(pid, r, ENOSPC);
 }
 
+/* A write of one piece with flags becomes one without: the flags only tell how it gets to the disk. */
+static void simplify(pid_t pid, struct user_regs_struct *r) {
+    struct iovec piece, here = {&piece, sizeof piece}, there = {(void *)r->rsi, sizeof piece};
+    if (r->orig_rax != SYS_pwritev2 || r->rdx != 1 || (long long)r->r10 < 0) return;
+    if (process_vm_readv(pid, &here, 1, &there, 1, 0) != sizeof piece) return;
+    r->orig_rax = SYS_pwrite64;
+    r->rsi = (unsigned long long)piece.iov_base;
+    r->rdx = piece.iov_len;
+    ptrace(PTRACE_SETREGS, pid, 0, r);
+}
+
 static void stopped_at_call(pid_t pid) {
     struct user_regs_struct r;
     char a[LONGEST] = "", b[LONGEST] = "";
     if (ptrace(PTRACE_GETREGS, pid, 0, &r)) return;
+    simplify(pid, &r);
     const struct call *call = call_of(r.orig_rax);
     if (!call || !paths_of(pid, &r, call->kind, a, b) || !(is_below(a) || is_below(b))) return;
     steps++;
