@@ -98,9 +98,12 @@ def exchange(one: Path, other: Path) -> None:
 
 
 @contextmanager
-def published(final: Path) -> Iterator[BinaryIO]:
-    """A file to write that gets the name `final` when the block ends well, and vanishes when it does not."""
-    temporary = temporary_name(final.parent, final.name)
+def published(final: Path, temporary: Path | None = None) -> Iterator[BinaryIO]:
+    """A file to write that gets the name `final` when the block ends well, and vanishes when it does not.
+
+    Until then it is called `temporary`, if somebody looks for that name when this run dies.
+    """
+    temporary = temporary or temporary_name(final.parent, final.name)
     out = create(temporary)
     try:
         with out:
@@ -112,9 +115,9 @@ def published(final: Path) -> Iterator[BinaryIO]:
         raise
 
 
-def write_whole(final: Path, content: bytes) -> None:
-    """Replace the content of `final`: after a crash it is the old or the new, never a mix."""
-    with published(final) as out:
+def write_whole(final: Path, content: bytes, temporary: Path | None = None) -> None:
+    """Replace the content of `final`: after a crash it is the old or the new, never a mix. `temporary`: as above."""
+    with published(final, temporary) as out:
         write_all(out.fileno(), content)
 
 

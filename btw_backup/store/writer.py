@@ -177,8 +177,8 @@ def writing(store: ChunkStore, announce: Announce, *, wait: float = WAIT) -> Ite
     store.open()
     with store.locked(exclusive=False, wait=wait):
         salvage.look_after_the_dead(store, announce)
-        rescue.place(store.folder, announce)  # first: where it is missing beside a backup, it was lost
         with _mark(store.folder / MARKS) as mark:
+            rescue.place(store.folder, announce, salvage.prefix_of(mark))  # missing beside a backup, it was lost
             descriptor = os.open(store.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 writer = ChunkWriter(store, descriptor, mark, announce)

@@ -23,16 +23,17 @@ _LAST_LINES = {
 _LARGEST = 1 << 20
 
 
-def place(store: Path, announce: Callable[[str], None]) -> None:
+def place(store: Path, announce: Callable[[str], None], prefix: str) -> None:
     """Put both into the folder of a store, unless they are there, whole, in this version or a newer one.
 
-    `announce` is told the path of each, relative to ROOT_PATH. No backup fails because these cannot be written.
+    `announce` is told the path of each, relative to ROOT_PATH; `prefix` is that of what the writer leaves if it dies.
+    No backup fails because these cannot be written.
     """
     try:
         if any(why_spoilt(store, name) for name in NAMES) or _version(_there(store, NAMES[-1])) < _version(_ours()):
             for name in NAMES:
                 announce(f"{store.name}/{name}")
-                renew(store, name)
+                renew(store, name, store / (prefix + name))
     except OSError as error:
         debug(f"cannot put {' and '.join(NAMES)} into {store}: {error}")
 
@@ -50,9 +51,9 @@ def why_spoilt(store: Path, name: str) -> str:
     return "" if whole else "it is not what was written"
 
 
-def renew(store: Path, name: str) -> None:
+def renew(store: Path, name: str, temporary: Path | None = None) -> None:
     """Put one of `NAMES` into the folder of a store, in this version."""
-    files.write_whole(store / name, (Path(__file__).parent / name).read_bytes())
+    files.write_whole(store / name, (Path(__file__).parent / name).read_bytes(), temporary)
 
 
 def _ours() -> bytes:
