@@ -32,7 +32,8 @@ def _from_the_beginning() -> None:
 
 def random_bytes(size: int) -> bytes:
     """Bytes that cannot be compressed, and others than before in this test."""
-    return _RANDOM.randbytes(size)
+    pieces, rest = divmod(size, 1 << 24)  # it draws less than 256 MB at once
+    return b"".join(_RANDOM.randbytes(length) for length in (*[1 << 24] * pieces, rest))
 
 
 @dataclass
