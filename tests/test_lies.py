@@ -15,7 +15,7 @@ from tests.s3 import Bucket, Server, s3_server
 
 __all__ = ["s3_server"]
 
-LIMIT = 60
+LIMIT = 150
 """Seconds that any of it may take; s3cmd is told to wait 3 for an answer."""
 
 FETCHING = {
