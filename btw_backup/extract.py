@@ -165,6 +165,7 @@ class Extraction:
             fill(descriptor, entry, content)
             self._dresser.dress(descriptor, entry, new=folder.known)
             if not self._fresh:
+                os.fsync(descriptor)  # else a power cut may leave that name without content, where there was another
                 self._move_in(folder, making, entry)
         except OSError:
             os.unlink(making, dir_fd=at)

@@ -449,3 +449,15 @@ def test_memory_with_10_000_backups(btw: Installation) -> None:
 def test_memory_with_a_million_chunks(btw: Installation) -> None:
     """C13."""
     assert max(run_many(btw, 3, 900_000, 100_000).values()) < 300_000
+
+
+def test_what_was_removed_keeps_its_chunks_until_it_is_purged(btw: Installation, tree: Path) -> None:
+    """However old they are."""
+    btw("fs", tree, "t")
+    btw("rm", "--force", "t@0")
+    for path in (store(btw) / "chunks").glob("*/*"):
+        os.utime(path, (1, 1))
+    assert json.loads(btw("cleanup", "--json").out)["chunks"] == 0
+    btw("undelete", "t@0")
+    btw("restore", "t", "out")
+    assert tree_differences(tree, btw.top / "out") == ""

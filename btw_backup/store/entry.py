@@ -9,6 +9,8 @@ def entry_of(member: Member) -> Entry:
     stored = sum(length for _, _, length in member.extents)
     if member.kind == "file" and stored != (member.size if member.parts is None else _sparse(member)):
         raise ValueError(f"{member.key[:80]!r} has {stored} bytes, which is not what it should have")
+    if not _fits(member.size, 63):
+        raise ValueError(f"{member.key[:80]!r} has a size that cannot be")
     if not (_fits(member.uid, 32) and _fits(member.gid, 32) and -(1 << 63) <= member.mtime < 1 << 64):
         raise ValueError(f"{member.key[:80]!r} has an owner or a time that cannot be")
     if member.device and not all(_fits(number, 32) for number in member.device):
@@ -42,7 +44,7 @@ def _sparse(member: Member) -> int:
     """The bytes that are not holes. ValueError unless the parts follow each other, inside the file."""
     at = stored = 0
     for offset, length in member.parts or ():
-        if offset < at or length < 0 or not _fits(member.size, 63) or offset + length > member.size:
+        if offset < at or length < 0 or offset + length > member.size:
             raise ValueError(f"{member.key[:80]!r} has holes that cannot be")
         at, stored = offset + length, stored + length
     return stored

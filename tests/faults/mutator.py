@@ -12,6 +12,9 @@ import time
 from pathlib import Path
 from typing import Self
 
+LARGE = 16 << 20
+"""Bytes of a file that takes so long to be read that it is overtaken while it is."""
+
 LINE = 64
 LINES = 3000
 FILES = 12
@@ -31,6 +34,7 @@ class Mutator:
         for style in STYLES:
             for number in range(FILES):
                 (top / f"{style} {number}").write_bytes(text(0))
+        (top / "overtaken").write_bytes(line(0) * (LARGE // LINE))
         (top / "still").write_bytes(text(7))
         (top / "swapped").write_bytes(text(0))
         (top / "comes and goes").mkdir()
@@ -58,6 +62,8 @@ class Mutator:
             self.errors.append(error)
 
     def _change(self, version: int) -> None:
+        if version % 10 == 0:
+            self._overtake(version)
         style = self._chance.choice((*STYLES, "swapped", "comes and goes"))
         path = self._top / f"{style} {self._chance.randrange(FILES)}"
         if style == "swapped":
@@ -86,6 +92,12 @@ class Mutator:
         with open(path, "r+b", buffering=0) as file:
             for _ in range(LINES // 100):
                 file.write(line(version) * 100)
+
+    def _overtake(self, version: int) -> None:
+        """Write the large file anew, faster than anybody reads it."""
+        with open(self._top / "overtaken", "r+b", buffering=0) as file:
+            for _ in range(16):
+                file.write(line(version) * (LARGE // LINE // 16))
 
     def _swap(self) -> None:
         """A file, a link to a secret and a pipe in the place of one another."""

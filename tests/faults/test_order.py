@@ -62,10 +62,11 @@ class Trace:
         folder, name = os.path.split(final)
         below = [path for path in self.unsynced if path == step.path or path.startswith(step.path + "/")]
         for path in below:
+            named = final + path.removeprefix(step.path)
             if step.call.startswith("rename"):
                 self.unsynced.discard(path)
-                self.unsynced.add(final + path.removeprefix(step.path))
-            if _counts(final) and _counts(path):
+                self.unsynced.add(named)
+            if _counts(named):
                 yield f"step {step.number}: {final} gets its name before {path} is on the disk"
         if name.endswith(ENDING):
             chunks = [path for path in self.unsynced_names if "/.store/chunks" in path and self.unsynced_names[path]]
@@ -84,11 +85,7 @@ def _counts(path: str) -> bool:
     )
 
 
-WITHOUT = ("restore --into",)
-"""What fills a folder of others, name by name, and brings it to the disk as a whole at the end."""
-
-
-@pytest.mark.parametrize("case", [c for c in CASES if c.needs != "s3" and c.name not in WITHOUT], ids=name_of)
+@pytest.mark.parametrize("case", [case for case in CASES if case.needs != "s3"], ids=name_of)
 def test_bytes_then_names(case: Case, world_of: MakeWorld) -> None:
     world = world_of(case)
     ended = world.harmed(case.words(world), 0, "kill")
