@@ -312,9 +312,13 @@ def test_F07_signals_end_cleanly(btw: Installation, source: Path, number: int, s
     btw.tree(source)
     (source / "large").write_bytes(random_bytes(200 << 20))
     run = btw.start("fs", source, "D")
-    while not list(btw.root.glob("D/.tmp-*archive*")) and run.poll() is None:
-        time.sleep(0.02)
+    while not list(btw.root.glob("D/.tmp-*archive*")):  # it stands still while we look, so that it is not at its end
+        assert run.poll() is None
+        run.send_signal(signal.SIGCONT)
+        time.sleep(0.01)
+        run.send_signal(signal.SIGSTOP)
     run.send_signal(number)
+    run.send_signal(signal.SIGCONT)
     _, err = run.communicate(timeout=PATIENCE)
     assert run.returncode == status and b"interrupted" in err and err.count(b"\n") == 1
     assert not litter(btw) and archives(btw) == []
