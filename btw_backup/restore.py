@@ -73,7 +73,6 @@ def _into_new(keeper: Keeper, backup: Backup, wish: Wish) -> None:
         staging.left_by(wish.target, identity) as left,
         staging.private_folder(wish.target, identity) as (path, descriptor),
     ):
-        staging.sweep(wish.target)
         complaints = Complaints()
         selection = Selection(backup, wish.paths)
         with (

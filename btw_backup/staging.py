@@ -32,6 +32,7 @@ def private_folder(target: Path, identity: str = "") -> Iterator[tuple[Path, int
     It is locked, so that others can tell whether who made it is alive. With an `identity` (digits) it stays if we are
     interrupted, for `left_by` to find it.
     """
+    sweep(target)  # also because who died may have had our number, as in a container
     path, descriptor = _made(target, identity)
     stays = False
     try:

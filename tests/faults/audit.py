@@ -47,7 +47,7 @@ def after_fault(world: World, case: Case, ended: Ended, *, died: bool) -> None:
 def after_next(world: World, case: Case) -> None:
     """Run what a user would run next, in peace, and audit that."""
     words = (case.again or case.words)(world)
-    ended = world.run(*words)
+    ended = world.harmed(words, 0, "kill") if world.alike else world.run(*words)
     assert case.is_fine(world, ended), f"I4: the next run: {ended}"
     assert "Traceback" not in ended.err, f"I4: the next run: {ended.err}"
     _backups(world, case, True)

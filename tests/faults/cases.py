@@ -316,7 +316,7 @@ def _same_bytes(one: Content, other: Content) -> None:
 
 
 def _restored_or_there(world: World, ended: Ended) -> bool:
-    return ended.status == 0 or (ended.status == 1 and "exists" in ended.err)
+    return ended.status == 0 or (ended.status == 1 and "exists\n" in ended.err)
 
 
 def _restore_into() -> Case:

@@ -239,14 +239,6 @@ PATCHES = (
         "tar",
     ),
     Patch(
-        "a change that hides behind its time is not seen",
-        "sources/tree.py",
-        "mtime & _MOMENTS, ctime & _MOMENTS, s.st_rdev",
-        "mtime & _MOMENTS, 0, s.st_rdev",
-        "tests/test_fs.py",
-        "F71",
-    ),
-    Patch(
         "a size that cannot be is believed",
         "store/entry.py",
         "    if not _fits(member.size, 63):",

@@ -7,6 +7,7 @@ from tests.faults.conftest import MakeWorld, Note
 from tests.faults.sweep import ALL, sweep
 
 FEW = 6
+CONTAINED = ("init", "fs-init", "fs chunks, first", "fs rdiff, second", "restore tar", "restore of a stream", "export")
 PIPED = ("fs tar, third", "fs rdiff, second")
 
 
@@ -17,13 +18,19 @@ def name_of(case: Case) -> str:
 @pytest.mark.parametrize("case", CASES, ids=name_of)
 @pytest.mark.parametrize("act", ["kill", pytest.param("torn", marks=pytest.mark.slow)])
 def test_some(case: Case, act: str, world_of: MakeWorld, note: Note) -> None:
-    note(sweep(world_of(case), case, act, FEW))
+    note(sweep(world_of(case), case, act, 2 if case.needs == "s3" else FEW))
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.name in PIPED], ids=name_of)
 def test_some_child(case: Case, world_of: MakeWorld, note: Note) -> None:
     """Only the process dies that makes the step: tar, or whoever it writes to."""
     note(sweep(world_of(case), case, "kill1", FEW))
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.name in CONTAINED], ids=name_of)
+def test_some_in_a_container(case: Case, world_of: MakeWorld, note: Note) -> None:
+    """Every run has the number 1, also in the names of what the one before left."""
+    note(sweep(world_of(case, alike=True), case, "kill", FEW))
 
 
 @pytest.mark.slow

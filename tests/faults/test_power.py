@@ -29,7 +29,12 @@ def test_all(case: Case, act: str, filesystem: str, world_of: MakeWorld, note: N
     note(result)
 
 
-@pytest.mark.parametrize("case", [case for case in ON_DISK if case.command not in ("catalogue", "runs")], ids=name_of)
+REPORTING = [case for case in ON_DISK if case.command not in ("catalogue", "runs")]
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, marks=[pytest.mark.slow] * (c.name not in SAMPLED)) for c in REPORTING], ids=name_of
+)
 def test_after_the_end(case: Case, world_of: MakeWorld, note: Note) -> None:
     """F12: what was reported is on the disk."""
     result = Result(case.name, "power after the end", 1)
