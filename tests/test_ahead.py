@@ -57,10 +57,11 @@ def test_one_core_is_left_to_the_walk() -> None:
 
 def test_it_is_gone_when_it_is_stopped(wide: Path) -> None:
     ahead = LookAhead(str(wide), RULES)
+    child = ahead._child
     ahead.stop()
     ahead.stop()
     with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
+        os.waitpid(child, os.WNOHANG)
 
 
 def test_it_ends_with_who_started_it(wide: Path) -> None:
