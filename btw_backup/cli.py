@@ -42,7 +42,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             signal.signal(number, _interrupt)
     log.PROG = _prog()
     _open_closed_outputs()
-    status = _run(sys.argv[1:] if arguments is None else list(arguments))
+    try:
+        status = _run(sys.argv[1:] if arguments is None else list(arguments))
+    except Interrupted as interrupted:  # while the end was being noted
+        log.warn(str(interrupted))
+        status = interrupted.status
     try:
         sys.stdout.flush()
     except OSError as error:
