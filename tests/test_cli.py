@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from btw_backup import cli
 from btw_backup.commands import NAMES
 from tests.conftest import Installation
 

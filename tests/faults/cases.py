@@ -24,6 +24,7 @@ READ_ONLY = {
     "mount": "shows what is stored; a kill ends the mount",
     "config": "reads the configuration",
     "doctor": "only looks",
+    "offsite": "prints a policy",
 }
 """Commands that persist nothing, and what they do instead."""
 
@@ -378,6 +379,16 @@ def _exported(world: World) -> Path:
     return world.top / "out" / "exported.tar"
 
 
+def _key(world: World) -> Path:
+    return world.top / "out" / "backup.key"
+
+
+def _is_a_whole_key(world: World) -> None:
+    """A key is there whole or not at all."""
+    if _key(world).exists():
+        world.well("keys", "public", _key(world))
+
+
 def _can_be_imported(world: World) -> None:
     """An export is there whole or not at all."""
     if not _exported(world).exists():
@@ -629,6 +640,15 @@ CASES = (
     _to_import("chunks"),
     _to_import("tar"),
     _to_import("rdiff"),
+    Case(
+        "keys generate",
+        "keys",
+        _two,
+        lambda world: ("keys", "generate", _key(world)),
+        partial=_is_a_whole_key,
+        done=_is_a_whole_key,
+        is_fine=lambda world, ended: ended.status == 0 or "exists" in ended.err,
+    ),
     Case("scrub, all well", "scrub", _two, lambda world: ("scrub",)),
     Case(
         "scrub, a chunk is damaged",

@@ -14,6 +14,7 @@ WORDS = {
     "explain": ("explain", "{outside}/src/folder"),
     "config": ("config", "check"),
     "doctor": ("doctor",),
+    "offsite": ("offsite", "policy"),
 }
 
 
@@ -31,6 +32,9 @@ def test_names_are_unique() -> None:
 def test_changes_nothing_but_the_log(command: str, world_of: MakeWorld) -> None:
     """mount stays until it is unmounted; tests/test_mount.py has it."""
     world = world_of(next(case for case in CASES if case.name == "rm"))
+    if command == "offsite":
+        (world.place / "s3cfg").touch(0o600)
+        world.configure(f"S3_URI_PREFIX = 's3://bucket/'\nS3CMD_CONFIG = '{world.place}/s3cfg'\n")
     words = [word.format(outside=world.outside) for word in WORDS[command]]
     ended = world.harmed(words, 0, "kill")
     assert ended.status == 0, ended
