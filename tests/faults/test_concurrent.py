@@ -42,7 +42,7 @@ def test_f45_the_same_job_twice(btw: Installation, tmp_path: Path, keeper: str, 
         statuses = sorted(status for _, status in ended)
         assert statuses in ([0, 0], [0, 4]), ended
         assert wait == "0" or statuses == [0, 0]
-        assert all("pid" in said for said, status in ended if status == 4), ended
+        assert all("is locked by" in said for said, status in ended if status == 4), ended
         found = rows(btw, "d")
         assert len(found) == number + 1
         assert restored(btw, f"d@{found[-1]['stamp']}") == content_of(tmp_path / "src")
