@@ -99,6 +99,12 @@ def _stopped(btw: Installation, tmp_path: Path, moment: float) -> subprocess.Pop
     return run
 
 
+def _continue(run: subprocess.Popen[bytes]) -> None:
+    """Go on, unless it was done before it could be stopped."""
+    if run.returncode is None:
+        os.killpg(run.pid, signal.SIGCONT)
+
+
 @pytest.mark.parametrize("moment", [0.0, 0.05, 0.1, 0.2])
 def test_f56_a_day_goes_by_while_a_backup_sleeps(btw: Installation, tmp_path: Path, moment: float) -> None:
     """Neither a cleanup, whose clock is 25 hours ahead, nor the end of the sleep takes anything that is needed."""
@@ -113,7 +119,7 @@ def test_f56_a_day_goes_by_while_a_backup_sleeps(btw: Installation, tmp_path: Pa
     run = _stopped(btw, tmp_path, moment)
     cleanup = btw("--lock-wait", "1", "cleanup", "--grace", "24h", status=None, env=other_clock(25 * 3600))
     assert cleanup.status in (0, 4), cleanup
-    os.killpg(run.pid, signal.SIGCONT)
+    _continue(run)
     _, said = run.communicate(timeout=120)
     assert run.returncode == 0, said
     found = rows(btw, "d")
@@ -135,7 +141,7 @@ def test_f53_f58_others_run_while_a_backup_sleeps(btw: Installation, tmp_path: P
     for words in (("rm", "--force", "d@0"), ("fs", tmp_path / "src", "d"), ("fs", tmp_path / "src", "e"), ("scrub",)):
         ended = btw("--lock-wait", "1", *words, status=None)
         assert ended.status in (0, 4), ended
-    os.killpg(run.pid, signal.SIGCONT)
+    _continue(run)
     _, said = run.communicate(timeout=120)
     assert run.returncode == 0, said
     for row in rows(btw):
