@@ -1,6 +1,7 @@
 """Off-site: what is proved is struck off, what is not stays owed, and nothing is removed because it is missing here."""
 
 import hashlib
+import itertools
 import os
 import random
 import re
@@ -58,6 +59,9 @@ def mirrored(btw: Installation) -> dict[str, bytes]:
     return {str(p): (btw.root / p).read_bytes() for p in files if not any(part.startswith(stays) for part in p.parts)}
 
 
+MOMENTS = itertools.count(1_700_000_000)
+
+
 def repository(btw: Installation, *contents: bytes) -> Path:
     """A real repository of rdiff-backup in ROOT_PATH, with one session for each of `contents`."""
     top = btw.root / "www" / STAMP
@@ -66,6 +70,7 @@ def repository(btw: Installation, *contents: bytes) -> Path:
     stage.mkdir(exist_ok=True)
     for content in contents:
         (stage / "backup.tar").write_bytes(content)
+        os.utime(stage / "backup.tar", (next(MOMENTS),) * 2)  # the same size in the same second is unchanged for it
         while subprocess.run(
             ["rdiff-backup", "--api-version", "201", "backup", stage, top], check=False, capture_output=True
         ).returncode:

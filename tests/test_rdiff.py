@@ -487,7 +487,9 @@ def test_f43_an_interrupted_incremental(desk: Desk, what: str, before: int) -> N
 
 
 def test_f44_regress_fails(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
-    made = states(4)
+    made = [noise(200_000)]
+    for number in range(3):  # changes so small that each increment is a difference, which needs those that follow
+        made.append(made[-1][: 1000 * number] + noise(500) + made[-1][1000 * number :])
     stamps = [desk.keep(content).stamp for content in made[:2]]
     interrupt(desk, made[2], before=the_way(desk.full, stamps[-1], "marker"))
     (desk.full / "rdiff-backup-data" / "increments" / f"backup.tar.{stamps[1]}Z.diff.gz").unlink()
