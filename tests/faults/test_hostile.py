@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from btw_backup.store import manifest
-from btw_backup.store.manifest import Extent, Header, ManifestWriter, Member
+from btw_backup.store.manifest import Extent, Header, Member
+from btw_backup.store.manifest_writer import ManifestWriter
 from tests.conftest import Installation, peak_memory
 from tests.faults.forks import Forks
 
