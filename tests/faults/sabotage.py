@@ -56,9 +56,9 @@ PATCHES = (
     ),
     Patch(
         "an archive is not synced",
-        "files.py",
-        "        yield out\n    os.fsync(out.fileno())",
-        "        yield out",
+        "flushing.py",
+        "        yield out\n    os.fsync(out.fileno())\n    let_go",
+        "        yield out\n    let_go",
         ORDER,
         "tar and third",
     ),
@@ -113,7 +113,7 @@ PATCHES = (
     Patch(
         "a restored tree is not synced",
         "restore.py",
-        "            files.filesystem_written_behind(descriptor),\n",
+        "            flushing.filesystem_written_behind(descriptor),\n",
         "",
         ORDER,
         "restore",
@@ -256,9 +256,9 @@ PATCHES = (
     ),
     Patch(
         "removed backups lose their chunks",
-        "store/collect.py",
+        "store/uses.py",
         "if is_folder and name not in (FOLDER, RECORDS):",
-        "if is_folder and name not in (FOLDER, RECORDS, REMOVED):",
+        'if is_folder and name not in (FOLDER, RECORDS, ".removed"):',
         "tests/test_cleanup.py",
         "keeps_its_chunks",
     ),
