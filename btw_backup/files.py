@@ -12,10 +12,12 @@ import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
 TEMPORARY = ".tmp-"
+_TEMPORARY = re.compile(re.escape(TEMPORARY) + r"\d{1,10}-(.*)", re.DOTALL)
 
 _ENTER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -77,7 +79,8 @@ def published(final: Path) -> Iterator[BinaryIO]:
 
     What runs left that died while they wrote it goes first: in a container all have the same number.
     """
-    sweep_dead(final.parent, final.name)
+    for left in _left_in(str(final.parent)).pop(final.name, ()):
+        remove_if_dead(left)
     temporary = temporary_name(final.parent, final.name)
     out = create(temporary)
     try:
@@ -222,10 +225,25 @@ def sweep(folder: Path) -> None:
 
 def sweep_dead(folder: Path, name: str | None = None) -> None:
     """Remove the temporary files for `name`, or for any name, that dead runs left in `folder`."""
-    pattern = re.compile(re.escape(TEMPORARY) + r"\d{1,10}-" + (".*" if name is None else re.escape(name)), re.DOTALL)
-    for found in os.listdir(folder):
-        if pattern.fullmatch(found):
-            remove_if_dead(folder / found)
+    for wanted, left in _temporaries(folder).items():
+        for path in left if name in (None, wanted) else ():
+            remove_if_dead(path)
+
+
+@cache
+def _left_in(folder: str) -> dict[str, list[Path]]:
+    """The temporary files in `folder` when we asked first: to list it for each file that is written there would take
+    the square of their number."""
+    return _temporaries(Path(folder))
+
+
+def _temporaries(folder: Path) -> dict[str, list[Path]]:
+    """The temporary files in `folder`, by the names that they were to get."""
+    found: dict[str, list[Path]] = {}
+    for name in os.listdir(folder):
+        if match := _TEMPORARY.fullmatch(name):
+            found.setdefault(match[1], []).append(folder / name)
+    return found
 
 
 def remove_if_dead(path: Path) -> bool:

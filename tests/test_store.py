@@ -459,7 +459,7 @@ def test_a_line_that_is_written_again_stays_as_it_is(tmp_path: Path) -> None:
     with open(tmp_path / "two", "wb") as out, manifest.opened(tmp_path / "one") as opened:
         lines = ManifestWriter(out, HEADER)
         for one, line in opened:
-            lines.add_again(one, line)
+            lines.add_known([(one, line)])
         assert lines.end(()) == first
 
 
@@ -601,7 +601,7 @@ def test_little_is_read_ahead_and_nothing_in_vain(store: ChunkStore, monkeypatch
     reader = Contents(store, [large, member("after")])
     for taken, _ in enumerate(next(iter(reader))[1], 1):
         assert len(count) <= taken + AHEAD
-        assert len(reader._chunks) <= MOST
+        assert len(reader._taken) <= MOST + 1
     reader.close()
     count.clear()
     reader = Contents(store, [large, member("after")])
@@ -617,7 +617,7 @@ def test_few_bytes_stay_in_memory(store: ChunkStore) -> None:
     for number, (_, content) in enumerate(reader):
         if number % 2:
             assert b"".join(content) == bytes([number]) * (8 << 20)
-        assert sum(chunk.size for chunk in reader._chunks.values()) <= KEPT + (AHEAD + 2) * (8 << 20)
+        assert sum(chunk.size for chunk in reader._taken.values()) <= KEPT + (AHEAD + 2) * (8 << 20)
     reader.close()
 
 

@@ -10,7 +10,8 @@ from btw_backup.errors import Damaged
 from btw_backup.keepers.chunks_member import KINDS
 from btw_backup.keepers.unchanged import RACY
 from btw_backup.log import debug
-from btw_backup.store.manifest import ManifestReader, Member, key_of
+from btw_backup.sources.memory import Remembered
+from btw_backup.store.manifest import Known, ManifestReader, key_of
 from btw_backup.store.names import Names
 from btw_backup.store.writer import ChunkWriter
 
@@ -28,7 +29,7 @@ class Previous:
         self._writer = writer
         self._kept: set[str] = set()
         self._path = ""
-        self._member: tuple[Member, bytes] | None = None
+        self._found: Known | None = None
         self._advance()
         self._closed = threading.Event()
         self._ahead = threading.Thread(target=self._look_ahead, args=(path,), daemon=True)
@@ -50,23 +51,24 @@ class Previous:
         self._closed.set()
         self._ahead.join()
 
-    def same(self, path: str, status: os.stat_result) -> tuple[Member, bytes] | None:
-        """The entry of `path` and its line, if what is there now is certainly the same, and its content is kept."""
+    def same(self, seen: Remembered) -> Known | None:
+        """The entry of what was seen, and its line, if it is certainly the same, and its content is kept."""
+        path, (mode, inode, _, _, _, _, size), mtime, ctime, _, _ = seen
         if self._path != path:
             self._go_to(path)
-        found = self._member
+        found = self._found
         if found is None or self._path != path:
             return None
         member = found[0]
         if (
-            member.inode != status.st_ino
-            or member.ctime != status.st_ctime_ns
-            or member.mtime != status.st_mtime_ns
-            or member.kind != KINDS[stat.S_IFMT(status.st_mode)]
-            or (member.kind == "file" and member.size != status.st_size)
+            member.inode != inode
+            or member.ctime != ctime
+            or member.mtime != mtime
+            or member.kind != KINDS[stat.S_IFMT(mode)]
+            or (member.size != size and member.kind == "file")
             or member.torn
-            or member.ctime >= self._settled
-            or member.mtime >= self._settled
+            or ctime >= self._settled
+            or mtime >= self._settled
         ):
             return None
         for name, _, _ in member.extents:
@@ -77,8 +79,10 @@ class Previous:
     def _go_to(self, path: str) -> None:
         """Pass what comes before `path`."""
         key = key_of(path)
-        while self._member is not None and key_of(self._path) < key:
+        while self._found is not None and key_of(self._path) < key:
             self._advance()
+            if self._path == path:
+                return
 
     def _is_kept(self, name: str) -> bool:
         if name in self._wasteful or not self._writer.holds(name):
@@ -90,9 +94,10 @@ class Previous:
 
     def _advance(self) -> None:
         try:
-            self._member = next(self._members, None)
+            self._found = next(self._members, None)
         except Damaged as error:
             debug(f"reading everything from here on: {error.message}")
-            self._member = None
-        if self._member is not None:
-            self._path = self._member[0].key
+            self._found = None
+        if self._found is not None:
+            member = self._found[0]
+            self._path = member.key if member.raw_path else member.path

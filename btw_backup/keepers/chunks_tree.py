@@ -8,7 +8,7 @@ order of the walk.
 import os
 import stat
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -18,12 +18,12 @@ from btw_backup.keepers.chunks_member import described, member_of
 from btw_backup.keepers.chunks_previous import Previous
 from btw_backup.progress import Advance
 from btw_backup.sources.folders import Folders
-from btw_backup.sources.memory import Remembered
+from btw_backup.sources.memory import Remembered, status_of
 from btw_backup.sources.reading import Reading, read_file
 from btw_backup.sources.tree import Tree
 from btw_backup.sources.walk import Problems
 from btw_backup.store.index import Index
-from btw_backup.store.manifest import Member
+from btw_backup.store.manifest import Known, Member
 from btw_backup.store.manifest_writer import ManifestWriter
 from btw_backup.store.packing import Packed, Packer
 from btw_backup.store.writer import ChunkWriter, Stored
@@ -51,12 +51,27 @@ class _Wanted:
 class _Batch:
     """Entries in the order of the walk, those to read among them; the descriptors are its own."""
 
-    items: list[tuple[Member, bytes] | Member | _Wanted] = field(default_factory=list)
+    items: list[list[Known] | Member | _Wanted] = field(default_factory=list)
     folders: list[int] = field(default_factory=list)
     wanted: list[_Wanted] = field(default_factory=list)
+    count: int = 0
     size: int = 0
     above: str = ""
     readings: Future[list[Reading]] | None = None
+
+    def keep(self, known: Known) -> None:
+        """Add an entry that is as it was."""
+        last = self.items[-1] if self.items else None
+        if isinstance(last, list):
+            last.append(known)
+        else:
+            self.items.append([known])
+        self.count += 1
+
+    def add(self, member: Member) -> None:
+        """Add an entry that needs not be read."""
+        self.items.append(member)
+        self.count += 1
 
     def want(self, path: str, size: int, folders: Folders) -> None:
         """Add a file to read."""
@@ -66,6 +81,7 @@ class _Batch:
             self.above = above
         wanted = _Wanted(path, len(self.folders) - 1, name)
         self.items.append(wanted)
+        self.count += 1
         self.wanted.append(wanted)
         self.size += size
 
@@ -75,8 +91,8 @@ class _Batch:
             os.close(self.folders.pop())
 
 
-Ready = tuple[Member, bytes | Packed | list[Future[Stored]] | None]
-"""An entry, and what it waits for: nothing (it may have its line), a pack, or the chunks of a large file."""
+Ready = list[Known] | tuple[Member, Packed | list[Future[Stored]] | None]
+"""Entries as they were, or one with what it waits for: nothing, a pack, or the chunks of a large file."""
 
 
 class TreeWriter:
@@ -97,6 +113,7 @@ class TreeWriter:
         self._packer = Packer(writer, index, avoid)
         self._batches: deque[_Batch] = deque()
         self._ready: deque[Ready] = deque()
+        self._waiting = 0
         self._links: dict[tuple[int, int], str] = {}
         self._used: Counter[str] = Counter()
         self.changed = Problems()
@@ -110,7 +127,7 @@ class TreeWriter:
         try:
             for seen in source.entries():
                 self._look(batch, seen, folders)
-                if batch.size >= _BATCH_BYTES or len(batch.items) >= _BATCH_ITEMS:
+                if batch.size >= _BATCH_BYTES or batch.count >= _BATCH_ITEMS:
                     advance(self._start(batch, readers))
                     batch = _Batch()
             self._start(batch, readers)
@@ -129,20 +146,20 @@ class TreeWriter:
 
     def _look(self, batch: _Batch, seen: Remembered, folders: Folders) -> None:
         """Decide what to do about one entry."""
-        path, status, _ = seen
-        if status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
-            first = self._links.setdefault((status.st_dev, status.st_ino), path)
+        path, (mode, inode, device, links, _, _, size), _, _, _, _ = seen
+        if links > 1 and not stat.S_ISDIR(mode):
+            first = self._links.setdefault((device, inode), path)
             if first != path:
-                batch.items.append(member_of(path, status, "hard link", {}, target=first))
+                batch.add(member_of(path, status_of(seen), "hard link", {}, target=first))
                 return
-        if self._previous is not None and (known := self._previous.same(path, status)):
-            batch.items.append(known)
+        if self._previous is not None and (known := self._previous.same(seen)):
+            batch.keep(known)
             return
         try:
-            if stat.S_ISREG(status.st_mode):
-                batch.want(path, status.st_size, folders)
+            if stat.S_ISREG(mode):
+                batch.want(path, size, folders)
             else:
-                batch.items.append(described(seen, folders.open(path.rpartition("/")[0])))
+                batch.add(described(seen, folders.open(path.rpartition("/")[0])))
         except OSError as error:
             self.unread.add(path, f"cannot be read: {error.strerror}")
 
@@ -160,12 +177,10 @@ class TreeWriter:
         """Place what was read."""
         readings = iter(batch.readings.result() if batch.readings else ())
         batch.readings = None
+        self._waiting += batch.count
         for item in batch.items:
-            if isinstance(item, tuple):
-                if self._ready:
-                    self._ready.append(item)
-                else:
-                    self._write_down(*item)
+            if isinstance(item, list):
+                self._ready.append(item)
             elif isinstance(item, Member):
                 self._ready.append((item, None))
             else:
@@ -191,31 +206,37 @@ class TreeWriter:
     def _drain(self, *, all_of_it: bool) -> None:
         """Write down the entries that wait for nothing."""
         while self._ready:
-            member, waits = self._ready[0]
-            may_wait = all_of_it or len(self._ready) > _WAITING
-            if isinstance(waits, Packed):
-                if not (may_wait or self._packer.ready(waits)):
-                    break
-                member = structs.replace(member, extents=(self._packer.extent(waits),))
-            elif isinstance(waits, list):
-                if not (may_wait or waits[-1].done()):
-                    break
-                stored = [future.result() for future in waits]
-                member = structs.replace(member, extents=tuple((one.name, 0, one.length) for one in stored))
+            ready = self._ready[0]
+            if isinstance(ready, list):
+                self._manifest.add_known(ready)
+                self._use(member for member, _ in ready)
+                self._waiting -= len(ready)
+            else:
+                member, waits = ready
+                may_wait = all_of_it or self._waiting > _WAITING
+                if isinstance(waits, Packed):
+                    if not (may_wait or self._packer.ready(waits)):
+                        break
+                    member = structs.replace(member, extents=(self._packer.extent(waits),))
+                elif waits:
+                    if not (may_wait or waits[-1].done()):
+                        break
+                    stored = [future.result() for future in waits]
+                    member = structs.replace(member, extents=tuple((one.name, 0, one.length) for one in stored))
+                self._manifest.add(member)
+                self._use([member])
+                self._waiting -= 1
             self._ready.popleft()
-            self._write_down(member, waits if isinstance(waits, bytes) else b"")
         if self._index.is_full or self._writer.is_full:
             self._writer.publish()
             self._index.save()
 
-    def _write_down(self, member: Member, line: bytes) -> None:
-        if line:
-            self._manifest.add_again(member, line)
-        else:
-            self._manifest.add(member)
-        if member.sha256 and member.extents:
-            name, _, length = member.extents[0]
-            self._used[name] += length
+    def _use(self, members: Iterable[Member]) -> None:
+        """Add up what of the packs is used."""
+        for member in members:
+            if member.sha256 and member.extents:
+                name, _, length = member.extents[0]
+                self._used[name] += length
 
 
 def _read_batch(batch: _Batch, writer: ChunkWriter) -> list[Reading]:

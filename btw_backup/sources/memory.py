@@ -10,8 +10,12 @@ from btw_backup.sources.walk import Seen
 
 _BATCH = 1024
 
-Remembered = tuple[str, os.stat_result, str]
-"""The path below the top, its status, and what a link leads to."""
+Status = tuple[int, int, int, int, int, int, int]
+"""Mode, inode, device, number of links, uid, gid, size."""
+
+Remembered = tuple[str, Status, int, int, int, str]
+"""The path below the top, its status, mtime and ctime in ns, the device that it is, and what a link leads to. Plain
+tuples, because most of them are looked at only to see that nothing has changed."""
 
 
 class Memory:
@@ -19,7 +23,7 @@ class Memory:
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        self._entries: list[tuple[object, ...]] = []
+        self._entries: list[Remembered] = []
 
     def add(self, seen: Seen, mtime: int, ctime: int) -> None:
         """Remember one entry, with its times in ns. What was a link and cannot be read any more leads to nothing."""
@@ -41,10 +45,14 @@ class Memory:
         self._file.seek(0)
         while head := self._file.read(4):
             batch = self._file.read(int.from_bytes(head, "little"))
-            for path, status, mtime, ctime, device, target in marshal.loads(batch):  # noqa: S302 - we wrote it
-                times = (mtime // 10**9, mtime // 10**9, ctime // 10**9)
-                exact = {"st_mtime_ns": mtime, "st_ctime_ns": ctime, "st_rdev": device}
-                yield path, os.stat_result((*status, *times), exact), target
+            yield from marshal.loads(batch)  # noqa: S302 - we wrote it
+
+
+def status_of(seen: Remembered) -> os.stat_result:
+    """The status of what was seen; times of last access are those of the last change."""
+    _, status, mtime, ctime, device, _ = seen
+    times = (mtime // 10**9, mtime // 10**9, ctime // 10**9)
+    return os.stat_result((*status, *times), {"st_mtime_ns": mtime, "st_ctime_ns": ctime, "st_rdev": device})
 
 
 def _target(folder: int, name: str) -> str:

@@ -93,6 +93,10 @@ class Member(msgspec.Struct, frozen=True, omit_defaults=True):
         return os.fsdecode(self.raw_path) if self.raw_path else self.path
 
 
+Known = tuple[Member, bytes]
+"""An entry as a manifest has it, and its line there."""
+
+
 class End(msgspec.Struct, frozen=True, tag="end", tag_field="type"):
     """The last line. `wasteful` are packs of which this backup uses less than half."""
 
@@ -127,7 +131,7 @@ class ManifestReader:
             raise FatalUserError(f"{self._name} has the newer format {header.format}", "use a newer btw-backup")
         return header
 
-    def __iter__(self) -> Iterator[tuple[Member, bytes]]:
+    def __iter__(self) -> Iterator[Known]:
         """Raises `Damaged` where it is not what was written; also at its end, if that is not where it should be."""
         decode = _MEMBER.decode
         for line in self.lines():
@@ -182,7 +186,7 @@ def _damaged(name: str, why: str) -> Damaged:
     return Damaged(f"{name} is damaged: {why}", TRY_ANOTHER)
 
 
-def content_in(entries: Iterable[tuple[Member, bytes]]) -> str:
+def content_in(entries: Iterable[Known]) -> str:
     """The digest of the content of `entries` and their lines, as `ManifestWriter.end` gives it."""
     digest = hashlib.sha256()
     for member, line in entries:

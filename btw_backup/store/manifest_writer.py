@@ -1,6 +1,7 @@
 """Writes the manifest of a backup: `store.manifest` says what is in it."""
 
 import hashlib
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import BinaryIO
 
@@ -8,7 +9,7 @@ import msgspec
 import zstandard
 
 from btw_backup.store import names
-from btw_backup.store.manifest import NOT_CONTENT, End, Header, Member
+from btw_backup.store.manifest import NOT_CONTENT, End, Header, Known, Member
 from btw_backup.store.tally import Tally
 from btw_backup.stream import Digesting
 
@@ -39,14 +40,12 @@ class ManifestWriter:
         """Write one entry."""
         start = len(self._buffer)
         self._line(member)
-        self._count(member, start)
+        self._count([(member, bytes(self._buffer[start:-1]))])
 
-    def add_again(self, member: Member, line: bytes) -> None:
-        """Write an entry as it stands in another manifest, where its `line` is."""
-        start = len(self._buffer)
-        self._buffer += line
-        self._buffer += b"\n"
-        self._count(member, start)
+    def add_known(self, entries: Sequence[Known]) -> None:
+        """Write entries as they stand in another manifest."""
+        self._buffer += b"\n".join([*(line for _, line in entries), b""])
+        self._count(entries)
 
     def end(self, wasteful: tuple[str, ...]) -> tuple[str, str]:
         """Write the end. The digests of the text and of the content."""
@@ -65,15 +64,21 @@ class ManifestWriter:
         self._encode(value, self._buffer, -1)
         self._buffer += b"\n"
 
-    def _count(self, member: Member, start: int) -> None:
-        self.entries += 1
-        self.size += member.size if member.kind == "file" else 0
-        self._content.update(self._buffer[start : self._buffer.rfind(NOT_CONTENT)])
-        if member.extents and (member.extents[-1][0] != self._last or len(member.extents) > 1):
-            self._last = member.extents[-1][0]  # most files are in the chunk of the one before
-            self._names.add(bytes.fromhex(name) for name, _, _ in member.extents)
-        if member.extents and not member.sha256:
-            self._content.update(repr(member.extents).encode())
+    def _count(self, entries: Sequence[Known]) -> None:
+        """Add up what is in the buffer now."""
+        self.entries += len(entries)
+        content = []
+        for member, line in entries:
+            content.append(line[: line.rfind(NOT_CONTENT)])
+            if member.kind == "file":
+                self.size += member.size
+            if extents := member.extents:
+                if len(extents) > 1 or extents[0][0] != self._last:
+                    self._last = extents[-1][0]  # most files are in the chunk of the one before
+                    self._names.add(bytes.fromhex(name) for name, _, _ in extents)
+                if not member.sha256:
+                    content.append(repr(extents).encode())
+        self._content.update(b"".join(content))
         if len(self._buffer) >= _BATCH:
             self._flush()
 

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from btw_backup.errors import Damaged, DamagedPart
 from btw_backup.store import evidence
-from btw_backup.store.chunks import ChunkStore
+from btw_backup.store.chunks import LARGEST, ChunkStore
 from btw_backup.store.manifest import Extent, Member
 
 AHEAD = 10
@@ -32,18 +32,22 @@ _MEMBERS = 4096
 
 
 class _Chunk:
-    """A chunk that was asked for. `taken`: somebody has used it, so that it may go."""
+    """A chunk that was asked for. `size`: the bytes that it has in memory, or may have soon."""
 
-    __slots__ = ("content", "taken")
+    __slots__ = ("content", "size")
 
     def __init__(self, content: "Future[bytes]") -> None:
         self.content = content
-        self.taken = False
+        self.size = 0
 
-    @property
-    def size(self) -> int:
-        """The bytes that it has in memory."""
-        return len(self.content.result()) if self.content.done() and not self.content.exception() else 0
+    def measure(self) -> int:
+        """Set `size`; how much more it is now."""
+        before = self.size
+        if not self.content.done():
+            self.size = LARGEST
+        else:
+            self.size = 0 if self.content.exception() else len(self.content.result())
+        return self.size - before
 
 
 class _Pieces:
@@ -71,8 +75,9 @@ class Contents:
         self._pool = ThreadPoolExecutor(_READERS * len(os.sched_getaffinity(0)), "chunk")
         self._members: deque[Member] = deque()
         self._coming = self._look_ahead(iter(members))
-        self._chunks: OrderedDict[str, _Chunk] = OrderedDict()
-        self._untaken = 0
+        self._untaken: dict[str, _Chunk] = {}
+        self._taken: OrderedDict[str, _Chunk] = OrderedDict()  # who was not used for longest comes first
+        self._kept = 0
         self._bad: dict[str, bytes] = {}
 
     def __iter__(self) -> Iterator[tuple[Member, Iterator[memoryview]]]:
@@ -100,34 +105,24 @@ class Contents:
 
     def _fill(self) -> None:
         """Ask for what is needed next, so far as there is room."""
-        while self._untaken < AHEAD and len(self._members) < _MEMBERS:
+        while len(self._untaken) < AHEAD and len(self._members) < _MEMBERS:
             name = next(self._coming, None)
             if name is None:
                 return
-            if name and name not in self._chunks:
+            if name and name not in self._untaken and name not in self._taken:
                 self._ask(name)
 
     def _ask(self, name: str) -> _Chunk:
-        chunk = self._chunks[name] = _Chunk(self._pool.submit(self._store.read, name))
-        self._untaken += 1
-        self._let_go()
+        """Have a chunk read, and let go of those that were used, if they are too many."""
+        chunk = self._untaken[name] = _Chunk(self._pool.submit(self._store.read, name))
+        while self._taken and (self._kept > KEPT or len(self._taken) > MOST):
+            self._kept -= self._taken.popitem(last=False)[1].size
         return chunk
-
-    def _let_go(self) -> None:
-        """Let go of the chunks that were used, those before others that were not used for longest, if there are too
-        many."""
-        kept = sum(chunk.size for chunk in self._chunks.values())
-        used = [name for name, chunk in self._chunks.items() if chunk.taken]
-        for name in used:
-            if kept <= KEPT and len(self._chunks) <= MOST:
-                return
-            kept -= self._chunks.pop(name).size
 
     def piece(self, extent: Extent, sha256: str) -> memoryview:
         """The content of one extent; `sha256` is that of a file that is packed with others. Raises `DamagedPart`."""
         name, offset, length = extent
-        chunk = self._chunks.get(name) or self._ask(name)
-        self._take(name)
+        chunk = self._untaken.get(name) or self._taken.get(name) or self._ask(name)
         self._fill()
         try:
             content = memoryview(chunk.content.result())
@@ -136,6 +131,8 @@ class Contents:
             if not sha256 or hashlib.sha256(found).hexdigest() != sha256:
                 raise DamagedPart(error.message, length=length) from error
             return memoryview(found)
+        finally:
+            self._take(name)
         if not 0 <= offset <= offset + length <= len(content):
             raise DamagedPart(f"the manifest asks for more than the chunk {name} has", length=length)
         return content[offset : offset + length]
@@ -149,13 +146,11 @@ class Contents:
         return self._bad[name]
 
     def _take(self, name: str) -> None:
-        chunk = self._chunks.get(name)
-        if chunk is None:
-            return
-        if not chunk.taken:
-            chunk.taken = True
-            self._untaken -= 1
-        self._chunks.move_to_end(name)
+        """Whoever asked for a chunk has it, or does not want it: it may go from now on."""
+        chunk = self._untaken.pop(name, None) or self._taken.pop(name, None)
+        if chunk:
+            self._taken[name] = chunk
+            self._kept += chunk.measure()
 
     def close(self) -> None:
         """End the threads."""
