@@ -6,13 +6,14 @@ import os
 import signal
 import stat
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import PATIENCE, Installation, random_bytes, tree_differences
+from tests.conftest import PATIENCE, REPOSITORY, Installation, random_bytes, tree_differences
 
 
 def archives(btw: Installation, dst: str = "D") -> list[Path]:
@@ -469,14 +470,17 @@ def test_A28_an_archive_of_the_old_script_is_compared_with(btw: Installation, so
 
 
 def test_a_tree_with_a_hole_is_unchanged_too(btw: Installation, source: Path) -> None:
-    """tar puts the number of its process into the headers of sparse files, however long their names are."""
-    for name in ("hole", "deep/" * 30 + "h" * 90):
+    """tar puts the number of its process into the headers of sparse files, however long their names are, and it."""
+    for name in ("hole", "deep/" * 18 + "of middle length", "deep/" * 30 + "h" * 90):
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         with open(source / name, "wb") as file:
             file.truncate(10_000_000)
     btw.tree(source)
     for _ in range(3):
         btw("fs", source, "kept", "--reread")
+    words = [sys.executable, "-m", "btw_backup", "--config-dir", btw.config_dir, "fs", source, "kept", "--reread"]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    subprocess.run(["unshare", "--pid", "--fork", "--kill-child", *words], env=environment, cwd=btw.top, check=True)
     assert len(btw("list", "kept").out.splitlines()) == 1
     with open(source / "hole", "r+b") as file:
         file.seek(5_000_000)

@@ -30,6 +30,7 @@ class Previous:
         self._kept: set[str] = set()
         self._path = ""
         self._found: Known | None = None
+        self._met = False  # and is behind the walk now
         self._advance()
         self._closed = threading.Event()
         self._ahead = threading.Thread(target=self._look_ahead, args=(path,), daemon=True)
@@ -54,11 +55,14 @@ class Previous:
     def same(self, seen: Remembered) -> Known | None:
         """The entry of what was seen, and its line, if it is certainly the same, and its content is kept."""
         path, (mode, inode, _, _, _, _, size), mtime, ctime, _, _ = seen
+        if self._met:
+            self._advance()
         if self._path != path:
             self._go_to(path)
         found = self._found
         if found is None or self._path != path:
             return None
+        self._met = True
         member = found[0]
         if (
             member.inode != inode
@@ -81,8 +85,6 @@ class Previous:
         key = key_of(path)
         while self._found is not None and key_of(self._path) < key:
             self._advance()
-            if self._path == path:
-                return
 
     def _is_kept(self, name: str) -> bool:
         if name in self._wasteful or not self._writer.holds(name):
@@ -93,6 +95,7 @@ class Previous:
         return True
 
     def _advance(self) -> None:
+        self._met = False
         try:
             self._found = next(self._members, None)
         except Damaged as error:

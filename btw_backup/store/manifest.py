@@ -7,6 +7,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -118,9 +119,10 @@ class ManifestReader:
     def __init__(self, file: BinaryIO, name: str) -> None:
         self._name = name
         self._digest = hashlib.sha256()
-        self._lines = self._read(file)
+        self._batches = self._read(file)
+        self._first = next(self._batches, [b""])
         self.end: End | None = None
-        self.header = self._header(next(self._lines, b""))
+        self.header = self._header(self._first.pop(0))
 
     def _header(self, line: bytes) -> Header:
         try:
@@ -134,23 +136,29 @@ class ManifestReader:
     def __iter__(self) -> Iterator[Known]:
         """Raises `Damaged` where it is not what was written; also at its end, if that is not where it should be."""
         decode = _MEMBER.decode
-        for line in self.lines():
-            try:
-                member = decode(line)
-            except (msgspec.DecodeError, RecursionError) as error:
-                raise _damaged(self._name, str(error)) from error
-            yield member, line
+        for batch in self._entries():
+            for line in batch:
+                try:
+                    yield decode(line), line
+                except (msgspec.DecodeError, RecursionError) as error:
+                    raise _damaged(self._name, str(error)) from error
 
     def lines(self) -> Iterator[bytes]:
         """The lines of the entries, for who decodes few of them. Raises as going through the entries does."""
+        for batch in self._entries():
+            yield from batch
+
+    def _entries(self) -> Iterator[list[bytes]]:
+        """The lines of the entries, many at once."""
         count = 0
-        for line in self._lines:
-            if line.startswith(_END_MARK):
-                self.end = _end_in(line, self._name)
+        for batch in chain([self._first], self._batches):
+            if batch and batch[-1].startswith(_END_MARK):
+                self.end = _end_in(batch.pop(), self._name)
+            count += len(batch)
+            yield batch
+            if self.end is not None:
                 break
-            count += 1
-            yield line
-        if self.end is None or self.end.entries != count or next(self._lines, None) is not None:
+        if self.end is None or self.end.entries != count or next(self._batches, None) is not None:
             raise _damaged(self._name, "it does not end where it should")
 
     @property
@@ -158,12 +166,14 @@ class ManifestReader:
         """The digest of the text, once all of it was read."""
         return self._digest.hexdigest()
 
-    def _read(self, file: BinaryIO) -> Iterator[bytes]:
+    def _read(self, file: BinaryIO) -> Iterator[list[bytes]]:
+        """The lines, as many at once as came with a piece; no list is empty."""
         rest = b""
         for piece in _text_of(file, self._digest, self._name):
             lines = (rest + piece if rest else piece).split(b"\n")
             rest = lines.pop()
-            yield from lines
+            if lines:
+                yield lines
             if len(rest) > LONGEST_LINE:
                 raise _damaged(self._name, "it has a line without an end")
         if rest:

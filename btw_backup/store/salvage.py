@@ -14,6 +14,7 @@ Memory: a chunk for each core, and the journal.
 import fcntl
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -37,6 +38,7 @@ Announce = Callable[[str], None]
 ORDERLY = b"interrupted"
 """What a mark holds whose writer did not die, but ended early: what it published can be believed."""
 
+_MARKED = re.compile(re.escape(files.TEMPORARY) + r"([0-9a-f]{32})-")
 _Given = TypeVar("_Given")
 _Proved = TypeVar("_Proved")
 
@@ -53,6 +55,7 @@ def journal(store: ChunkStore, mark: str) -> Path:
 
 def look_after_the_dead(store: ChunkStore, announce: Announce) -> None:
     """Salvage what dead writers left. For who holds the store's lock, shared or not."""
+    _sweep_unmarked(store)
     folder = store.folder / MARKS
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         try:
@@ -68,6 +71,15 @@ def look_after_the_dead(store: ChunkStore, announce: Announce) -> None:
             moment = None if mark.read(len(ORDERLY)) == ORDERLY else os.fstat(mark.fileno()).st_mtime
             _Salvage(store, path.name, announce).run(moment)
             sweep_dead(store)
+            path.unlink(missing_ok=True)
+
+
+def _sweep_unmarked(store: ChunkStore) -> None:
+    """Remove the temporary files of writers that came to their end. A writer removes its mark last, but a power cut may
+    undo what came before, and not that."""
+    left = [(path, match[1]) for path in store.folder.iterdir() if (match := _MARKED.match(path.name))]
+    for path, mark in left:
+        if not os.path.lexists(store.folder / MARKS / mark):
             path.unlink(missing_ok=True)
 
 
