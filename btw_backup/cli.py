@@ -5,7 +5,6 @@ import os
 import resource
 import signal
 import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
@@ -86,6 +85,8 @@ def _run(arguments: list[str]) -> int:
         log.warn(_system_message(error))
         status = 1
     except Exception:  # noqa: BLE001 - whatever it is: this is where a bug is said
+        import traceback  # noqa: PLC0415 - hardly ever needed
+
         log.warn(f"this is a bug in {log.PROG}; please report it with these lines:")
         log.debug(traceback.format_exc())
         traceback.print_exc()

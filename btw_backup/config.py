@@ -9,7 +9,6 @@ import os
 import re
 import shlex
 import stat
-import traceback
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -123,6 +122,8 @@ def _execute(path: Path, source: bytes) -> tuple[dict[str, Any], _Lines]:
     except SyntaxError as error:
         raise ImproperlyConfigured(f"{path} line {error.lineno or 1}: {error.msg}") from error
     except BaseException as error:  # also SystemExit: a file does not end the program
+        import traceback  # noqa: PLC0415 - hardly ever needed
+
         frames = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         line, kind = (frames[-1] if frames else 1), type(error).__name__
         raise ImproperlyConfigured(f"{path} line {line}: {kind}" + (f": {error}" if str(error) else "")) from error

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from btw_backup.jobs import Job
-from btw_backup.sources.rules import Rules
-from btw_backup.sources.tree import tree_rules
+from btw_backup.sources.rules import Rules, tree_rules
 from btw_backup.sources.walk import FOLDER_FLAGS
 
 

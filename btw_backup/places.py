@@ -2,10 +2,13 @@
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from btw_backup import files, locks
 from btw_backup.errors import FatalUserError
-from btw_backup.keepers import Place
+
+if TYPE_CHECKING:
+    from btw_backup.keepers import Place
 
 ID_FILE = ".btw-backup-id"
 """In ROOT_PATH, with a copy in the configuration directory as ``root-id``."""
@@ -16,8 +19,10 @@ LOCK_WAIT = 10.0
 """How many seconds two first runs at once wait for each other."""
 
 
-def place(root: Path, dst: str, owner: tuple[int, int] | None = None) -> Place:
+def place(root: Path, dst: str, owner: tuple[int, int] | None = None) -> "Place":
     """The place of `dst`, a path relative to ROOT_PATH that stays inside it. Raises `FatalUserError`."""
+    from btw_backup.keepers import Place  # noqa: PLC0415 - it loads much, and a look at a tree begins before
+
     if os.path.isabs(dst):
         raise FatalUserError(f"the destination must be relative to ROOT_PATH: {dst}")
     parts = [part for part in dst.split("/") if part not in ("", ".")]
@@ -26,7 +31,7 @@ def place(root: Path, dst: str, owner: tuple[int, int] | None = None) -> Place:
     return Place("/".join(parts), root.joinpath(*parts), owner)
 
 
-def create(root: Path, place: Place) -> None:
+def create(root: Path, place: "Place") -> None:
     """Make the folder of `place`, owned by its owner if it is new; refuse one that a link leads out of ROOT_PATH."""
     folder = root
     for part in place.folder.relative_to(root).parts:

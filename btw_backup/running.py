@@ -5,18 +5,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from btw_backup.catalogue import journal
 from btw_backup.catalogue.journal import Run
 from btw_backup.clock import stamp_of, utc_now
-from btw_backup.keepers import Kept
+
+if TYPE_CHECKING:
+    from btw_backup.keepers import Kept
 
 
 @dataclass(slots=True)
 class Running:
     """A run that has not ended; `kept` is what became of it, if it is one that keeps."""
 
-    kept: Kept | None = None
+    kept: "Kept | None" = None
 
 
 @contextmanager

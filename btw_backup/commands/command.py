@@ -14,11 +14,10 @@ from btw_backup import config, files, locks, log, places
 from btw_backup.clock import seconds_of
 from btw_backup.config import Config
 from btw_backup.errors import NotFound, UsageError
-from btw_backup.keepers import Place
 from btw_backup.log import printable
-from btw_backup.records import FOLDER
 
 if TYPE_CHECKING:
+    from btw_backup.keepers import Place
     from btw_backup.offsite.debts import Owed
 
 SHARED, EXCLUSIVE = False, True
@@ -76,8 +75,10 @@ class Context:
         return float(self.config["LOCK_WAIT"]) if self._lock_wait is None else self._lock_wait
 
     @contextmanager
-    def place(self, dst: str, owner: tuple[int, int] | None = None) -> Iterator[Place]:
+    def place(self, dst: str, owner: tuple[int, int] | None = None) -> "Iterator[Place]":
         """The dst `dst` under the lock that the command declares. Leftovers of dead runs are swept by a writer."""
+        from btw_backup.records import FOLDER  # noqa: PLC0415 - as in places.place
+
         place = places.place(self.root, dst, owner)
         if self.command.lock is None:
             yield place
@@ -93,7 +94,7 @@ class Context:
             yield place
 
     @contextmanager
-    def existing(self, dst: str) -> Iterator[Place]:
+    def existing(self, dst: str) -> "Iterator[Place]":
         """As `place`, of a dst that is there: nobody makes it by asking for it. Raises `NotFound`."""
         if not places.place(self.root, dst).folder.is_dir():
             raise NotFound(f"there is no {dst} in {self.root}", "btw-backup list shows every destination")

@@ -14,7 +14,8 @@ import argparse
 from btw_backup import jobs, running
 from btw_backup.commands.command import EXCLUSIVE, Command, Context
 from btw_backup.commands.owner import add_owner, owner_of
-from btw_backup.sources.tree import Tree
+from btw_backup.sources.ahead import LookAhead
+from btw_backup.sources.rules import tree_rules
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,10 +32,13 @@ def run(context: Context, args: argparse.Namespace) -> None:
     """Back up one tree."""
     with running.recorded(context.config_dir, "fs", args.src, args.dst) as noted:
         job = jobs.tree_job(context.config, context.config_dir, args.src)
-        tree = Tree(args.src, job.settings, job.stage, allow_empty=args.allow_empty, remembers=job.keeper == "chunks")
-        tree.look_ahead()
+        rules = tree_rules(args.src, job.settings)
+        ahead = LookAhead(args.src, rules)
         from btw_backup import runner  # noqa: PLC0415 - it loads while the child looks
+        from btw_backup.sources.tree import Tree  # noqa: PLC0415 - as above
 
+        allow_empty = args.allow_empty or job.settings["ALLOW_EMPTY"]
+        tree = Tree(args.src, rules, job.stage, allow_empty=allow_empty, remembers=job.keeper == "chunks", ahead=ahead)
         with context.place(args.dst, owner_of(args)) as place:
             options = {"reread": args.reread, "verify": args.verify, "run": noted}
             runner.back_up(context.config, context.config_dir, job, tree, place, wait=context.lock_wait, **options)

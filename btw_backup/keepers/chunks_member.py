@@ -23,7 +23,7 @@ KINDS: dict[int, KindName] = {
 
 def described(seen: Remembered, folder: int) -> Member:
     """What is no file, in the open `folder`. OSError if it cannot be read."""
-    path, status, target = seen[0], status_of(seen), seen[5]
+    path, status, target = seen[0], status_of(seen), seen[-1]
     name = path.rpartition("/")[2] or "."
     there = f"/proc/self/fd/{folder}/{name}"
     return member_of(path, status, KINDS[stat.S_IFMT(status.st_mode)], attributes_of(there), target=target)

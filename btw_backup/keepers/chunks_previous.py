@@ -54,7 +54,7 @@ class Previous:
 
     def same(self, seen: Remembered) -> Known | None:
         """The entry of what was seen, and its line, if it is certainly the same, and its content is kept."""
-        path, (mode, inode, _, _, _, _, size), mtime, ctime, _, _ = seen
+        path, mode, inode, _, _, _, _, size, mtime, ctime, _, _ = seen
         if self._met:
             self._advance()
         if self._path != path:

@@ -146,7 +146,7 @@ class TreeWriter:
 
     def _look(self, batch: _Batch, seen: Remembered, folders: Folders) -> None:
         """Decide what to do about one entry."""
-        path, (mode, inode, device, links, _, _, size), _, _, _, _ = seen
+        path, mode, inode, device, links, _, _, size, _, _, _, _ = seen
         if links > 1 and not stat.S_ISDIR(mode):
             first = self._links.setdefault((device, inode), path)
             if first != path:

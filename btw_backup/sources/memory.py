@@ -1,62 +1,97 @@
-"""What a walk saw, kept in a file without a name until it is needed again: so that nobody walks twice."""
+"""What a walk saw, packed: what tells whether anything has changed is also what is kept until it is needed again, in a
+file without a name, so that nobody walks twice."""
 
 import marshal
 import os
 import stat
-from collections.abc import Iterator
-from typing import BinaryIO
+import struct
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO
 
 from btw_backup.sources.walk import Seen
 
-_BATCH = 1024
+_LOOKS = struct.Struct("<QIIIqQQQ")
+_MOMENTS = (1 << 64) - 1  # nanoseconds outgrow 64 bits in 2554, and some are before 1970
+_AT_ONCE = 1024
+_ENCODING = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
 
-Status = tuple[int, int, int, int, int, int, int]
-"""Mode, inode, device, number of links, uid, gid, size."""
-
-Remembered = tuple[str, Status, int, int, int, str]
-"""The path below the top, its status, mtime and ctime in ns, the device that it is, and what a link leads to. Plain
-tuples, because most of them are looked at only to see that nothing has changed."""
+Remembered = tuple[str, int, int, int, int, int, int, int, int, int, int, str]
+"""The path below the top, mode, inode, device, number of links, uid, gid, size, mtime and ctime in ns, the device that
+it is, and what a link leads to. A plain tuple, because most of them are looked at only to see that nothing has changed.
+Device and number of links are those of what has several names; others have 0 and 1."""
 
 
-class Memory:
-    """Entries in the order of the walk, about 120 bytes each, in `file`, which nobody else can open."""
+class Packer:
+    """Gives `digest` how all that is added looks, and keeps it in `file`, about 100 bytes each, if there is one. What
+    was a link and cannot be read any more leads to nothing."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, digest: Callable[[bytes], Any], file: BinaryIO | None) -> None:
+        self._digest = digest
         self._file = file
-        self._entries: list[Remembered] = []
+        self._looks: list[bytes] = []
+        self._targets: dict[int, int] = {}
+        self._odd: dict[int, tuple[int, int, int, int]] = {}
 
-    def add(self, seen: Seen, mtime: int, ctime: int) -> None:
-        """Remember one entry, with its times in ns. What was a link and cannot be read any more leads to nothing."""
-        path, s, folder, name = seen
-        status = s[:7]
-        target = _target(folder, name) if stat.S_ISLNK(status[0]) else ""
-        self._entries.append((path, status, mtime, ctime, s.st_rdev, target))
-        if len(self._entries) >= _BATCH:
-            self._flush()
+    def add(self, seen: Seen, mtime: int, ctime: int, path: bytes) -> None:
+        """Take one entry, with its times in ns, and its path as it is on the disk: a status makes its times anew for
+        who asks."""
+        _, status, folder, name = seen
+        mode, inode, device, links, uid, gid, size = status[:7]
+        changed, noticed = mtime & _MOMENTS, ctime & _MOMENTS
+        looks = _LOOKS.pack(inode, mode, uid, gid, size, changed, noticed, status.st_rdev)
+        if mode & 0o170000 == stat.S_IFLNK:
+            target = _target(folder, name)
+            looks += target
+            self._targets[len(self._looks)] = len(target)
+        if (links > 1 and mode & 0o170000 != stat.S_IFDIR) or changed != mtime or noticed != ctime:
+            self._odd[len(self._looks)] = (device, links, mtime, ctime)
+        self._looks.append(looks + path + b"\0")
+        if len(self._looks) >= _AT_ONCE:
+            self.flush()
 
-    def _flush(self) -> None:
-        batch = marshal.dumps(self._entries)
-        self._file.write(len(batch).to_bytes(4, "little") + batch)
-        self._entries.clear()
+    def flush(self) -> None:
+        """Let go of what was not given on."""
+        looks = b"".join(self._looks)
+        self._digest(looks)
+        if self._file:
+            batch = marshal.dumps((looks, self._targets, self._odd))
+            self._file.write(len(batch).to_bytes(4, "little") + batch)
+        self._looks.clear()
+        self._targets.clear()
+        self._odd.clear()
 
-    def __iter__(self) -> Iterator[Remembered]:
-        """All that was added, from the first on."""
-        self._flush()
-        self._file.seek(0)
-        while head := self._file.read(4):
-            batch = self._file.read(int.from_bytes(head, "little"))
-            yield from marshal.loads(batch)  # noqa: S302 - we wrote it
+
+def unpacked(file: BinaryIO) -> Iterator[Remembered]:
+    """All that a `Packer` put into `file`, in that order."""
+    file.seek(0)
+    while head := file.read(4):
+        batch = file.read(int.from_bytes(head, "little"))
+        looks, targets, odd = marshal.loads(batch)  # noqa: S302 - we wrote it
+        at = number = 0
+        while at < len(looks):
+            inode, mode, uid, gid, size, mtime, ctime, special = _LOOKS.unpack_from(looks, at)
+            begin = at = at + _LOOKS.size
+            if number in targets:
+                begin += targets[number]
+            end = looks.index(b"\0", begin)
+            path, target = looks[begin:end].decode(*_ENCODING), looks[at:begin].decode(*_ENCODING)
+            device, links = 0, 1
+            if number in odd:
+                device, links, mtime, ctime = odd[number]
+            yield path, mode, inode, device, links, uid, gid, size, mtime, ctime, special, target
+            at, number = end + 1, number + 1
 
 
 def status_of(seen: Remembered) -> os.stat_result:
-    """The status of what was seen; times of last access are those of the last change."""
-    _, status, mtime, ctime, device, _ = seen
+    """The status of what was seen; the time of the last access is that of the last change."""
+    _, *status, mtime, ctime, device, _ = seen
     times = (mtime // 10**9, mtime // 10**9, ctime // 10**9)
     return os.stat_result((*status, *times), {"st_mtime_ns": mtime, "st_ctime_ns": ctime, "st_rdev": device})
 
 
-def _target(folder: int, name: str) -> str:
+def _target(folder: int, name: str) -> bytes:
     try:
-        return os.readlink(name, dir_fd=folder)
+        return os.fsencode(os.readlink(name, dir_fd=folder))
     except OSError:
-        return ""
+        return b""

@@ -12,6 +12,8 @@ import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from btw_backup.config import Config
+
 NOBACKUP_TAG = "NOBACKUP-TAG"
 CACHEDIR_TAG = "CACHEDIR.TAG"
 CACHEDIR_SIGNATURE = b"Signature: 8a477f597d28d172789f06886806bc55"
@@ -57,6 +59,13 @@ class Rules:
         """The rules as bytes: other rules make another fingerprint."""
         words = [p.text for p in self.patterns] + [str(self.one_file_system), str(self.skip_caches)]
         return os.fsencode("\0".join(words))
+
+
+def tree_rules(source: str, settings: Config) -> Rules:
+    """The rules that a job's settings make."""
+    return rules_of(
+        source, settings["EXCLUDE"], one_file_system=settings["ONE_FILE_SYSTEM"], skip_caches=settings["SKIP_CACHES"]
+    )
 
 
 def rules_of(source: str, exclude: Iterable[str], *, one_file_system: bool, skip_caches: bool) -> Rules:

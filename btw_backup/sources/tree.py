@@ -3,59 +3,62 @@
 import hashlib
 import os
 import stat
-import struct
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from btw_backup.config import Config
 from btw_backup.errors import FatalUserError
 from btw_backup.log import debug
 from btw_backup.sources import Fingerprint, Produced
 from btw_backup.sources.ahead import LookAhead
 from btw_backup.sources.filesystem import has_reliable_times
-from btw_backup.sources.memory import Memory, Remembered
-from btw_backup.sources.rules import Rules, rules_of
-from btw_backup.sources.walk import Problems, Seen, walk
+from btw_backup.sources.memory import Packer, Remembered, unpacked
+from btw_backup.sources.rules import Rules
+from btw_backup.sources.walk import Problems, walk
 
-_ENTRY = struct.Struct("<QIIIqQQQ")
-_MOMENTS = (1 << 64) - 1  # nanoseconds outgrow 64 bits in 2262, and filesystems do not
+_AT_ONCE = 2048
+_ENCODING = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
 
 
 class Tree:
-    """The tree below `source`, chosen by the job's settings. `scratch` is a folder for the list of names, which is
-    the only thing that grows with the tree: about 60 bytes an entry, on disk. `remembers` what the walk saw, too."""
+    """The tree below `source`, without what `rules` leave out. `scratch` is a folder for the list of names, which is
+    the only thing that grows with the tree: about 60 bytes an entry, on disk. `remembers` what the walk saw, too.
+    `ahead` looks at it already, and is ended by `fingerprint`."""
 
     kind = "fs"
     file_name = "backup.tar"
 
     def __init__(
-        self, source: str, settings: Config, scratch: Path, *, allow_empty: bool = False, remembers: bool = False
+        self,
+        source: str,
+        rules: Rules,
+        scratch: Path,
+        *,
+        allow_empty: bool = False,
+        remembers: bool = False,
+        ahead: LookAhead | None = None,
     ) -> None:
         self.name = source
-        self._rules = tree_rules(source, settings)
-        self._allow_empty = allow_empty or bool(settings["ALLOW_EMPTY"])
+        self._rules = rules
+        self._allow_empty = allow_empty
         self._scratch = scratch
         self._names: BinaryIO | None = None
-        self._memory: Memory | None = None
+        self._memory: BinaryIO | None = None
         self._remembers = remembers
         self._seen: Fingerprint | None = None
-        self._ahead: LookAhead | None = None
+        self._ahead = ahead
         self._problems = Problems()
         self._sockets: list[Mapping[str, Any]] = []
-
-    def look_ahead(self) -> None:
-        """Begin to look at the tree, while other things are done before `fingerprint`."""
-        self._ahead = LookAhead(self.name, self._rules)
 
     def fingerprint(self) -> Fingerprint:
         """Walk the tree, once, and remember the names for `produce`."""
         if self._seen is None:
             self._names = _anonymous_file(self._scratch)
             if self._remembers:
-                self._memory = Memory(_anonymous_file(self._scratch))
+                self._memory = _anonymous_file(self._scratch)
             try:
                 self._seen = self._walk(self._names)
             finally:
@@ -72,30 +75,26 @@ class Tree:
     def _walk(self, names: BinaryIO) -> Fingerprint:
         began = time.time_ns()
         digest = hashlib.sha256(self._rules.digest_input())
+        packer = Packer(digest.update, self._memory)
         listed: list[bytes] = []
-        packed: list[bytes] = []
         entries = size = newest = 0
-        memory = self._memory
         for seen in walk(self.name, self._rules, self._problems):
             path, status, _, _ = seen
-            mode, mtime, ctime = status.st_mode, status.st_mtime_ns, status.st_ctime_ns
-            encoded = os.fsencode(path)
-            if memory is not None:
-                memory.add(seen, mtime, ctime)
-            packed.append(_looks(seen, mtime, ctime) + encoded + b"\0")
+            mtime, ctime = status.st_mtime_ns, status.st_ctime_ns
+            encoded = path.encode(*_ENCODING)
+            packer.add(seen, mtime, ctime, encoded)
             entries += 1
-            if stat.S_ISREG(mode):
+            kind = status.st_mode & 0o170000
+            if kind == stat.S_IFREG:
                 size += status.st_size
-            newest = max(newest, mtime)
-            newest = max(newest, ctime)
-            if stat.S_ISSOCK(mode):
+            newest = max(newest, mtime, ctime)
+            if kind == stat.S_IFSOCK:
                 self._sockets.append(_socket(path, status))
-            elif memory is None:
+            elif not self._memory:
                 listed.append(line_of(encoded, status))
-            if len(packed) > 2048:
-                _flush(digest.update, packed)
-                _flush(names.write, listed)
-        _flush(digest.update, packed)
+                if len(listed) > _AT_ONCE:
+                    _flush(names.write, listed)
+        packer.flush()
         _flush(names.write, listed)
         reliable = has_reliable_times(self.name) and not self._problems
         return Fingerprint(digest.hexdigest(), began, newest, reliable, entries, size)
@@ -104,7 +103,7 @@ class Tree:
         """What `fingerprint` saw. Only for a tree that `remembers`."""
         self.fingerprint()
         assert self._memory is not None
-        return iter(self._memory)
+        return unpacked(self._memory)
 
     @property
     def problems(self) -> Problems:
@@ -132,26 +131,6 @@ class Tree:
         from btw_backup import process  # noqa: PLC0415 - as above
 
         return {"tar": process.run(["tar", "--version"]).split(b"\n")[0].decode()}
-
-
-def tree_rules(source: str, settings: Config) -> Rules:
-    """The rules that a job's settings make."""
-    return rules_of(
-        source, settings["EXCLUDE"], one_file_system=settings["ONE_FILE_SYSTEM"], skip_caches=settings["SKIP_CACHES"]
-    )
-
-
-def _looks(seen: Seen, mtime: int, ctime: int) -> bytes:
-    """What the fingerprint covers of one entry, besides its path. A status makes its times anew for who asks."""
-    _, s, folder, name = seen
-    mode, inode, _, _, uid, gid, size = s[:7]
-    looks = _ENTRY.pack(inode, mode, uid, gid, size, mtime & _MOMENTS, ctime & _MOMENTS, s.st_rdev)
-    if stat.S_ISLNK(mode):
-        try:
-            return looks + os.fsencode(os.readlink(name, dir_fd=folder))
-        except OSError:
-            return looks
-    return looks
 
 
 def line_of(path: bytes, status: os.stat_result) -> bytes:
