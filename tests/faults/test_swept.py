@@ -3,6 +3,7 @@
 import pytest
 
 from btw_backup.commands import NAMES
+from tests.faults import sabotage
 from tests.faults.cases import CASES, READ_ONLY
 from tests.faults.conftest import MakeWorld
 from tests.faults.killing import steps_of
@@ -22,6 +23,12 @@ def test_every_command_is_swept_or_changes_nothing() -> None:
     swept = {case.command for case in CASES}
     assert swept.isdisjoint(READ_ONLY)
     assert swept | READ_ONLY.keys() == set(NAMES)
+
+
+def test_every_patch_of_sabotage_fits() -> None:
+    for patch in sabotage.PATCHES:
+        text = (sabotage.REPOSITORY / "btw_backup" / patch.file).read_text()
+        assert text.count(patch.old) == 1 and patch.old != patch.new, patch.name
 
 
 def test_names_are_unique() -> None:
