@@ -74,6 +74,11 @@ def _verified(backup: Backup, announced: Announced, wait: float) -> list[FatalUs
 
 def _judged(root: Path, wait: float) -> list[FatalUserError]:
     """What earlier backups lack, of which the run found out that somebody died while he wrote it, or the machine."""
+    from btw_backup.store import evidence  # noqa: PLC0415 - as above
+    from btw_backup.store.chunks import ChunkStore  # noqa: PLC0415 - as above
+
+    if not evidence.unjudged(ChunkStore(root)):
+        return []
     from btw_backup.scrub.judgement import judged_late  # noqa: PLC0415 - as above
 
     found = judged_late(root, "run", wait)

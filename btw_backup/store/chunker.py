@@ -5,8 +5,10 @@ interpreter's lock. `tests/test_store.py` holds it to golden vectors: other cuts
 """
 
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
-from pyfastcdc import FastCDC
+if TYPE_CHECKING:
+    from pyfastcdc import FastCDC
 
 SMALLEST, USUAL, LARGEST = 512 << 10, 2 << 20, 8 << 20
 """Bytes of a chunk. What is smaller than `SMALLEST` cannot be cut, and is packed with others."""
@@ -21,16 +23,21 @@ Read = Callable[[int], bytes]
 """Gives up to so many bytes, fewer only near the end, none at the end."""
 
 
+def _cutter(smallest: int, usual: int, largest: int) -> "FastCDC":
+    from pyfastcdc import FastCDC  # noqa: PLC0415 - it takes longer to load than a few small files to read
+
+    return FastCDC(avg_size=usual, min_size=smallest, max_size=largest)
+
+
 def fine(content: bytes | memoryview) -> list[int]:
     """The lengths of the pieces of `content` by which it is compared with another."""
-    smallest, usual, largest = _PIECE
-    cutter = FastCDC(avg_size=usual, min_size=smallest, max_size=largest)
+    cutter = _cutter(*_PIECE)
     return [piece.length for piece in cutter.cut_buf(content)] if content else []
 
 
 def cut(read: Read) -> Iterator[memoryview]:
     """The content that `read` gives, in chunks."""
-    cutter = FastCDC(avg_size=USUAL, min_size=SMALLEST, max_size=LARGEST)
+    cutter = _cutter(SMALLEST, USUAL, LARGEST)
     rest = b""
     while True:
         fresh = _filled(read, _READ - len(rest))
@@ -51,7 +58,7 @@ class Cutter:
 
     def __init__(self, take: Callable[[memoryview], object]) -> None:
         self._take = take
-        self._cutter = FastCDC(avg_size=USUAL, min_size=SMALLEST, max_size=LARGEST)
+        self._cutter = _cutter(SMALLEST, USUAL, LARGEST)
         self._buffers = [bytearray(_READ)]
         self._buffer = self._buffers[0]
         self._filled = 0

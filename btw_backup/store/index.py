@@ -9,7 +9,6 @@ import hashlib
 import mmap
 import os
 import struct
-import uuid
 from collections.abc import Callable, Iterable, Iterator
 from heapq import merge
 from itertools import groupby
@@ -113,7 +112,7 @@ class Index:
             table.path.unlink(missing_ok=True)
 
     def _add_table(self, rows: Iterator[bytes]) -> None:
-        path = self._folder / f"{uuid.uuid4().hex}.idx"
+        path = self._folder / f"{os.urandom(16).hex()}.idx"
         digest = hashlib.sha256()
         with files.published(path) as out:
             part = bytearray()

@@ -24,7 +24,7 @@ from typing import TypeVar
 from btw_backup import files
 from btw_backup.errors import Damaged
 from btw_backup.log import debug, warn
-from btw_backup.store import evidence, packed, uses
+from btw_backup.store import evidence
 from btw_backup.store.chunks import ChunkStore
 from btw_backup.store.index import FOLDER as INDEX
 from btw_backup.store.index import Index, journal_of
@@ -164,6 +164,8 @@ class _Salvage:
 
         bad = set(_in_threads(prove, names)) - {""}
         if bad:
+            from btw_backup.store import packed, uses  # noqa: PLC0415 - hardly ever needed
+
             with suppress(Damaged):  # a folder that cannot be listed
                 for name, contents in packed.contents(uses.needing(self._store.folder.parent, bad)).items():
                     evidence.add(self._store, name, {"contents": sorted(contents)})

@@ -9,7 +9,6 @@ import fcntl
 import hashlib
 import os
 import threading
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -211,7 +210,7 @@ def writing(store: ChunkStore, announce: Announce, *, wait: float = WAIT) -> Ite
 def _mark(folder: Path) -> Iterator[str]:
     """The name of a new mark, which stays if we are interrupted, as if we had died: what was written is not lost."""
     files.make_folder(folder)
-    path = folder / uuid.uuid4().hex
+    path = folder / os.urandom(16).hex()
     with _locked(path) as mark:
         os.fsync(mark.fileno())
         files.sync_folder(folder)
