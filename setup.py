@@ -17,5 +17,5 @@ setup(
     packages=find_packages(include=["btw_backup", "btw_backup.*"]),
     package_data={"btw_backup.store.rescue": ["README.txt"], "btw_backup.offsite.rescue": ["README.txt"]},
     install_requires=[line.partition("#")[0].strip() for line in lines if line.partition("#")[0].strip()],
-    entry_points={"console_scripts": ["btw-backup = btw_backup.cli:main"]},
+    entry_points={"console_scripts": ["btw-backup = btw_backup.cli:run"]},
 )

@@ -1,8 +1,6 @@
 """``python -m btw_backup``."""
 
-import sys
-
-from btw_backup.cli import main
+from btw_backup.cli import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

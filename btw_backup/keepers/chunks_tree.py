@@ -25,7 +25,7 @@ from btw_backup.sources.walk import Problems
 from btw_backup.store.index import Index
 from btw_backup.store.manifest import Known, Member
 from btw_backup.store.manifest_writer import ManifestWriter
-from btw_backup.store.packing import Packed, Packer
+from btw_backup.store.packing import LARGEST, Packed, Packer
 from btw_backup.store.writer import ChunkWriter, Stored
 
 _READERS = 3
@@ -142,7 +142,8 @@ class TreeWriter:
 
     def wasteful(self, length: Callable[[str], int]) -> tuple[str, ...]:
         """The packs of which this backup uses less than half."""
-        return tuple(sorted(name for name, used in self._used.items() if 2 * used < length(name)))
+        few = [(name, used) for name, used in self._used.items() if 2 * used < LARGEST]  # to ask reads the disk
+        return tuple(sorted(name for name, used in few if 2 * used < length(name)))
 
     def _look(self, batch: _Batch, seen: Remembered, folders: Folders) -> None:
         """Decide what to do about one entry."""

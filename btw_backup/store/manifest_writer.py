@@ -1,6 +1,7 @@
 """Writes the manifest of a backup: `store.manifest` says what is in it."""
 
 import hashlib
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import BinaryIO
@@ -14,6 +15,8 @@ from btw_backup.store.tally import Tally
 from btw_backup.stream import Digesting
 
 _BATCH = 1 << 18
+_PENDING = 8
+"""Bytes of lines that are compressed at a time, and how often so many may wait for it."""
 
 
 class ManifestWriter:
@@ -31,7 +34,7 @@ class ManifestWriter:
         self._content = hashlib.sha256()
         self._text = hashlib.sha256()
         self._thread = ThreadPoolExecutor(1, "manifest")
-        self._compressing: Future[None] | None = None
+        self._compressing: deque[Future[None]] = deque()
         self.entries = 0
         self.size = 0
         self._line(header)
@@ -52,7 +55,7 @@ class ManifestWriter:
         self._line(End(self.entries, self.size, wasteful))
         self._flush()
         self._thread.shutdown()
-        self._wait()
+        self._wait(0)
         self._file.close()  # type: ignore[no-untyped-call]
         with self._names:
             names.write(
@@ -84,13 +87,14 @@ class ManifestWriter:
 
     def _flush(self) -> None:
         """Have what is in the buffer compressed by a thread, while the next is gathered."""
-        self._wait()
-        self._compressing = self._thread.submit(self._compress, self._buffer)
+        self._wait(_PENDING - 1)
+        self._compressing.append(self._thread.submit(self._compress, self._buffer))
         self._buffer = bytearray()
 
-    def _wait(self) -> None:
-        if self._compressing:
-            self._compressing.result()
+    def _wait(self, most: int) -> None:
+        """Wait until no more than so many batches are being compressed."""
+        while len(self._compressing) > most:
+            self._compressing.popleft().result()
 
     def _compress(self, text: bytearray) -> None:
         self._text.update(text)

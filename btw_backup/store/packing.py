@@ -2,11 +2,15 @@
 
 from concurrent.futures import Future
 
+from btw_backup.store.chunker import SMALLEST
 from btw_backup.store.index import Index
 from btw_backup.store.manifest import Extent
 from btw_backup.store.writer import ChunkWriter, Stored
 
 SIZE = 4 << 20
+LARGEST = SIZE + 2 * SMALLEST
+"""Bytes that no pack exceeds, whatever grows while it is read."""
+
 _MOST = 8192
 """Contents in a pack: very small ones must not wait for each other for ever."""
 
