@@ -6,6 +6,7 @@ import resource
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -37,7 +38,8 @@ def run() -> NoReturn:
     """The program: `main`, and then the end of the process at once. To take apart what it has in memory, piece by
     piece, takes as long as a walk through 2,000 files."""
     status = main()
-    sys.stderr.flush()
+    with suppress(OSError):  # nobody listens
+        sys.stderr.flush()
     os._exit(status)
 
 

@@ -475,6 +475,7 @@ def test_a_tree_with_a_hole_is_unchanged_too(btw: Installation, source: Path) ->
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         with open(source / name, "wb") as file:
             file.truncate(10_000_000)
+    os.setxattr(source / "etc" / "hosts", "user.of", b"no record\n23 size=99999999999999\n")
     btw.tree(source)
     for _ in range(3):
         btw("fs", source, "kept", "--reread")

@@ -102,5 +102,4 @@ class Previous:
             debug(f"reading everything from here on: {error.message}")
             self._found = None
         if self._found is not None:
-            member = self._found[0]
-            self._path = member.key if member.raw_path else member.path
+            self._path = self._found[0].key

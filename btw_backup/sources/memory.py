@@ -14,7 +14,8 @@ from btw_backup.sources.walk import Seen
 _LOOKS = struct.Struct("<QIIIqQQQ")
 _MOMENTS = (1 << 64) - 1  # nanoseconds outgrow 64 bits in 2554, and some are before 1970
 _AT_ONCE = 1024
-_ENCODING = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
+ENCODING = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
+"""As `os.fsencode` has it, for who does it for each entry."""
 
 Remembered = tuple[str, int, int, int, int, int, int, int, int, int, int, str]
 """The path below the top, mode, inode, device, number of links, uid, gid, size, mtime and ctime in ns, the device that
@@ -22,7 +23,7 @@ it is, and what a link leads to. A plain tuple, because most of them are looked 
 Device and number of links are those of what has several names; others have 0 and 1."""
 
 
-class Packer:
+class Memory:
     """Gives `digest` how all that is added looks, and keeps it in `file`, about 100 bytes each, if there is one. What
     was a link and cannot be read any more leads to nothing."""
 
@@ -40,11 +41,11 @@ class Packer:
         mode, inode, device, links, uid, gid, size = status[:7]
         changed, noticed = mtime & _MOMENTS, ctime & _MOMENTS
         looks = _LOOKS.pack(inode, mode, uid, gid, size, changed, noticed, status.st_rdev)
-        if mode & 0o170000 == stat.S_IFLNK:
+        if stat.S_ISLNK(mode):
             target = _target(folder, name)
             looks += target
             self._targets[len(self._looks)] = len(target)
-        if (links > 1 and mode & 0o170000 != stat.S_IFDIR) or changed != mtime or noticed != ctime:
+        if (links > 1 and not stat.S_ISDIR(mode)) or changed != mtime or noticed != ctime:
             self._odd[len(self._looks)] = (device, links, mtime, ctime)
         self._looks.append(looks + path + b"\0")
         if len(self._looks) >= _AT_ONCE:
@@ -63,7 +64,7 @@ class Packer:
 
 
 def unpacked(file: BinaryIO) -> Iterator[Remembered]:
-    """All that a `Packer` put into `file`, in that order."""
+    """All that a `Memory` put into `file`, in that order."""
     file.seek(0)
     while head := file.read(4):
         batch = file.read(int.from_bytes(head, "little"))
@@ -75,7 +76,7 @@ def unpacked(file: BinaryIO) -> Iterator[Remembered]:
             if number in targets:
                 begin += targets[number]
             end = looks.index(b"\0", begin)
-            path, target = looks[begin:end].decode(*_ENCODING), looks[at:begin].decode(*_ENCODING)
+            path, target = looks[begin:end].decode(*ENCODING), looks[at:begin].decode(*ENCODING)
             device, links = 0, 1
             if number in odd:
                 device, links, mtime, ctime = odd[number]

@@ -7,12 +7,12 @@ more digits the next time. So the headers are looked at one by one; what follows
 
 import hashlib
 import re
+import sys
 
-_BLOCK = 512
-_NAME, _SIZE, _CHECKSUM, _TYPE, _PREFIX = slice(0, 100), slice(124, 136), slice(148, 156), 156, slice(345, 500)
-_EXTENDED = b"x"[0]
-_OCTAL = re.compile(rb"[0-7]+")
-_RECORD_OF_SIZE = re.compile(rb"\d+ size=(\d+)\n")
+from btw_backup.keepers.headers import BLOCK, LARGEST_EXTENDED, LOCAL, Extension, read_records, size_of, stored_size
+
+_NAME, _PREFIX = slice(0, 100), slice(345, 500)
+_SIZE, _CHECKSUM, _TYPE = slice(124, 136), slice(148, 156), slice(156, 157)
 
 
 class Steady:
@@ -28,57 +28,72 @@ class Steady:
         self._plain = hashlib.sha256()
         self._steady = self._plain  # another one as soon as the number is met
         self._rest = b""
-        self._content = 0
-        self._size: int | None = None
+        self._content = self._done = 0
+        self._records: dict[bytes, bytes] = {}
 
     def update(self, piece: bytes | memoryview) -> None:
         """Take what comes next. A header that is cut waits for the rest of it."""
         data = self._rest + piece if self._rest else bytes(piece)
-        at = done = 0
+        at = self._done = 0
         while True:
             passed = min(self._content, len(data) - at)
             at += passed
             self._content -= passed
-            if self._content or len(data) - at < _BLOCK:
+            if self._content or len(data) - at < BLOCK:
                 break
-            header = data[at : at + _BLOCK]
-            size = _number(header[_SIZE])
-            if header[_TYPE] == _EXTENDED:
-                whole = at + _BLOCK + _padded(size)
-                if whole > len(data):
-                    break
-                records = data[at + _BLOCK : at + _BLOCK + size]
-                found = _RECORD_OF_SIZE.search(records)
-                self._size = int(found[1]) if found else None
-                if self._mark in records:
-                    self._take(data[done:at], self._extended(header, records), data[at:whole])
-                    done = whole
-                at = whole
+            try:
+                length = self._header(data, at)
+            except ValueError:  # no header of tar's: what follows is passed over, and counts as it is
+                self._content = sys.maxsize
                 continue
-            self._content = _padded(size if self._size is None else self._size)
-            self._size = None
-            if self._mark in header:
-                self._take(data[done:at], self._plain_header(header), header)
-                done = at + _BLOCK
-            at += _BLOCK
-        self._take(data[done:at])
+            if not length:
+                break
+            at += length
+        self._take(data[self._done : at])
         self._rest = data[at:]
+
+    def _header(self, data: bytes, at: int) -> int:
+        """Look at the header there; its length with what extends it, 0 if not all of that is there."""
+        header = data[at : at + BLOCK]
+        if header[_TYPE] != LOCAL:
+            self._content = _padded(stored_size(header, self._records))
+            self._records = {}
+            if self._mark in header:
+                self._replace(data, at, BLOCK, self._plain_header(header))
+            return BLOCK
+        size = size_of(header)
+        if size > LARGEST_EXTENDED:
+            raise ValueError("an extended header is too long")
+        length = BLOCK + _padded(size)
+        if at + length > len(data):
+            return 0
+        text = data[at + BLOCK : at + BLOCK + size]
+        if b" size=" in text:
+            found = Extension()
+            read_records(text, found)
+            self._records = found.records
+        if self._mark in text:
+            self._replace(data, at, length, self._extended(header, text))
+        return length
 
     def end(self) -> tuple[str, str]:
         """The digest of all as it was, and that without the number."""
         self._take(self._rest)
         return self._plain.hexdigest(), self._steady.hexdigest()
 
-    def _take(self, same: bytes, instead: bytes = b"", other: bytes = b"") -> None:
-        """Digest what is the `same`, and then `other`, for which there is `instead`."""
+    def _take(self, same: bytes) -> None:
         self._plain.update(same)
         if self._steady is not self._plain:
             self._steady.update(same)
-        elif other:
+
+    def _replace(self, data: bytes, at: int, length: int, instead: bytes) -> None:
+        """Digest what comes before a header, and that, for which there is `instead`."""
+        self._take(data[self._done : at])
+        if self._steady is self._plain:
             self._steady = self._plain.copy()
-        if other:
-            self._plain.update(other)
-            self._steady.update(instead)
+        self._plain.update(data[at : at + length])
+        self._steady.update(instead)
+        self._done = at + length
 
     def _without_number(self, path: bytes) -> bytes:
         return self._named.sub(b"GNUSparseFile.0", path)
@@ -98,13 +113,5 @@ class Steady:
         return bytes(found) + self._path.sub(lambda one: self._without_number(one[1]) + b"\n", records)
 
 
-def _number(field: bytes) -> int:
-    """A number of a header: octal, or from 8 GiB on binary behind a bit. Zeros, at the end of the archive, are 0."""
-    if field[0] & 0x80:
-        return int.from_bytes(bytes([field[0] & 0x7F]) + field[1:], "big")
-    digits = _OCTAL.match(field)
-    return int(digits[0], 8) if digits else 0
-
-
 def _padded(size: int) -> int:
-    return -(-size // _BLOCK) * _BLOCK
+    return -(-size // BLOCK) * BLOCK

@@ -3,7 +3,6 @@
 import hashlib
 import os
 import stat
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -15,12 +14,11 @@ from btw_backup.log import debug
 from btw_backup.sources import Fingerprint, Produced
 from btw_backup.sources.ahead import LookAhead
 from btw_backup.sources.filesystem import has_reliable_times
-from btw_backup.sources.memory import Packer, Remembered, unpacked
+from btw_backup.sources.memory import ENCODING, Memory, Remembered, unpacked
 from btw_backup.sources.rules import Rules
 from btw_backup.sources.walk import Problems, walk
 
 _AT_ONCE = 2048
-_ENCODING = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
 
 
 class Tree:
@@ -75,16 +73,16 @@ class Tree:
     def _walk(self, names: BinaryIO) -> Fingerprint:
         began = time.time_ns()
         digest = hashlib.sha256(self._rules.digest_input())
-        packer = Packer(digest.update, self._memory)
+        memory = Memory(digest.update, self._memory)
         listed: list[bytes] = []
         entries = size = newest = 0
         for seen in walk(self.name, self._rules, self._problems):
             path, status, _, _ = seen
             mtime, ctime = status.st_mtime_ns, status.st_ctime_ns
-            encoded = path.encode(*_ENCODING)
-            packer.add(seen, mtime, ctime, encoded)
+            encoded = path.encode(*ENCODING)
+            memory.add(seen, mtime, ctime, encoded)
             entries += 1
-            kind = status.st_mode & 0o170000
+            kind = stat.S_IFMT(status.st_mode)
             if kind == stat.S_IFREG:
                 size += status.st_size
             newest = max(newest, mtime, ctime)
@@ -94,7 +92,7 @@ class Tree:
                 listed.append(line_of(encoded, status))
                 if len(listed) > _AT_ONCE:
                     _flush(names.write, listed)
-        packer.flush()
+        memory.flush()
         _flush(names.write, listed)
         reliable = has_reliable_times(self.name) and not self._problems
         return Fingerprint(digest.hexdigest(), began, newest, reliable, entries, size)

@@ -115,7 +115,7 @@ class Contents:
     def _ask(self, name: str) -> _Chunk:
         """Have a chunk read, and let go of those that were used, if they are too many."""
         chunk = self._untaken[name] = _Chunk(self._pool.submit(self._store.read, name))
-        while self._taken and (self._kept > KEPT or len(self._taken) > MOST):
+        while self._taken and (self._kept > KEPT or len(self._taken) + len(self._untaken) > MOST):
             self._kept -= self._taken.popitem(last=False)[1].size
         return chunk
 
