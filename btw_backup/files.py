@@ -12,7 +12,7 @@ import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -230,7 +230,7 @@ def sweep_dead(folder: Path, name: str | None = None) -> None:
             remove_if_dead(path)
 
 
-@cache
+@lru_cache(1024)
 def _left_in(folder: str) -> dict[str, list[Path]]:
     """The temporary files in `folder` when we asked first: to list it for each file that is written there would take
     the square of their number."""

@@ -15,7 +15,6 @@ from btw_backup.offsite.vault import Vault
 from btw_backup.records import FOLDER
 from btw_backup.store.chunks import ChunkStore
 
-_PIECE = 1 << 20
 _SHOWN = 10
 
 
@@ -70,11 +69,8 @@ def _others(vault: Vault, root: Path, paths: Iterable[str]) -> Iterator[str]:
 
 
 def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
     with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb", buffering=0) as file:
-        while piece := file.read(_PIECE):
-            digest.update(piece)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def adopt(vault: Vault, known: Path, address: Address) -> None:

@@ -191,7 +191,7 @@ class Delivery:
         listing = self._target.listing(prefix, recursive=True)
         bad = [ref for ref, checksum in known.items() if not _is_as_it_was(ref, checksum, listing.get(ref.path))]
         unread = [ref for ref, checksum in known.items() if not checksum and ref not in bad]
-        return bad + [ref for ref in self.read_back(unread)]
+        return [*bad, *self.read_back(unread)]
 
     def read_back(self, refs: Sequence[Ref]) -> dict[Ref, str]:
         """Fetch these objects, and compare each with its name: those that are not what they were, and why."""

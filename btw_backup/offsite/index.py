@@ -94,7 +94,7 @@ def text_of(record: Record, key: bytes) -> bytes:
         "made": record.made,
         **_values(record.files, record.chunks),
         "removed": record.removed,
-        "state": _file_value(record.state) if record.state else None,
+        "state": value_of(record.state) if record.state else None,
     }
     body = json.dumps(found, ensure_ascii=True).encode()
     mac = hmac.new(key, _DOMAIN + body, hashlib.sha256).hexdigest()
@@ -120,7 +120,7 @@ def parsed(content: bytes, key: bytes, where: str) -> Record:
             state.files,
             state.chunks,
             tuple(map(_path, found["removed"])),
-            _file(found["state"]) if found["state"] else None,
+            file_of(found["state"]) if found["state"] else None,
         )
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise Damaged(f"{where} cannot be understood: {error}") from error
@@ -165,33 +165,25 @@ def _pieces(expander: "zstandard.ZstdDecompressionObj", content: bytes) -> list[
 
 
 def _values(files: Mapping[str, File], chunks: Mapping[str, Ref]) -> dict[str, Any]:
-    return {"files": {path: _file_value(file) for path, file in files.items()}, "chunks": chunks}
+    return {"files": {path: value_of(file) for path, file in files.items()}, "chunks": chunks}
 
 
-def _file_value(file: File) -> list[Any]:
+def value_of(file: File) -> list[Any]:
+    """`file` as JSON has it."""
     return [file.size, file.sha256, file.mtime, file.parts]
 
 
 def _state(found: Any) -> State:
     return State(
-        {_path(path): _file(value) for path, value in found["files"].items()},
+        {_path(path): file_of(value) for path, value in found["files"].items()},
         {_name(name): _ref(value) for name, value in found["chunks"].items()},
     )
 
 
-def _file(value: Any) -> File:
-    size, sha256, mtime, parts = value
-    return File(int(size), _name(sha256), int(mtime), tuple(map(_ref, parts)))
-
-
 def file_of(value: Any) -> File:
     """What `value`, of JSON, says. Raises ValueError, TypeError."""
-    return _file(value)
-
-
-def value_of(file: File) -> list[Any]:
-    """`file` as JSON has it."""
-    return _file_value(file)
+    size, sha256, mtime, parts = value
+    return File(int(size), _name(sha256), int(mtime), tuple(map(_ref, parts)))
 
 
 def _ref(value: Any) -> Ref:
