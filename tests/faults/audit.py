@@ -76,6 +76,13 @@ def _voice(case: Case, ended: Ended) -> None:
 
 def _backups(world: World, case: Case, is_done: bool) -> None:
     """I1, I2, I7."""
+    with world.forks.together():
+        _listed_and_restored(world, case, is_done)
+    assert content_of(world.outside) == world.saved_outside, "I7: a source has changed"
+
+
+def _listed_and_restored(world: World, case: Case, is_done: bool) -> None:
+    """I1, I2."""
     rows = {f"{row['dst']}@{row['stamp']}": row for row in world.listed()}
     goes, comes = case.goes(world), case.comes(world)
     for address in world.sure.keys() - goes:
@@ -97,7 +104,6 @@ def _backups(world: World, case: Case, is_done: bool) -> None:
     if case.keeps and is_done:
         assert len(new) >= case.is_new, "I1: reported as kept, and there is no new backup"
     assert len(new) <= case.is_new + case.may_be_twice, f"I2: {len(new)} backups of the same content"
-    assert content_of(world.outside) == world.saved_outside, "I7: a source has changed"
 
 
 def _no_litter(world: World) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from tests.faults.cases import CASES, Case
 from tests.faults.conftest import MakeWorld, Note
-from tests.faults.sweep import ALL, sweep
+from tests.faults.sweep import ALL, BESIDES, sweep
 
 FEW = 6
 CONTAINED = ("init", "fs-init", "fs chunks, first", "fs rdiff, second", "restore tar", "restore of a stream", "export")
@@ -37,4 +37,4 @@ def test_some_in_a_container(case: Case, world_of: MakeWorld, note: Note) -> Non
 @pytest.mark.parametrize("case", CASES, ids=name_of)
 @pytest.mark.parametrize("act", ["kill", "torn", "kill1", "term"])
 def test_all(case: Case, act: str, world_of: MakeWorld, note: Note) -> None:
-    note(sweep(world_of(case), case, act, ALL))
+    note(sweep(world_of(case), case, act, BESIDES if act == "term" else ALL))
