@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from btw_backup.errors import Damaged
-from btw_backup.offsite import index
+from btw_backup.offsite import Stored, index
 from btw_backup.offsite.index import File, Ref, State
 
 _TABLES = """
@@ -27,6 +27,7 @@ CREATE INDEX IF NOT EXISTS object_place ON object (batch, name);
 CREATE INDEX IF NOT EXISTS object_new ON object (told) WHERE told = 0;
 CREATE INDEX IF NOT EXISTS object_staged ON object (proved) WHERE proved = 0;
 CREATE TABLE IF NOT EXISTS file (path BLOB PRIMARY KEY, state TEXT, entry TEXT) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS single (path TEXT PRIMARY KEY, stored INTEGER, checksum TEXT) WITHOUT ROWID;
 """
 CHUNK, PART = b"c", b"p"
 """What an identity begins with: then comes the name of the chunk, or the SHA-256 of the part of a file."""
@@ -115,6 +116,7 @@ class Ledger:
             self._set("since", [self.since[0] + 1, self.since[1] + pending.size] if counted else [0, 0])
             if pending.state_size is not None:
                 self._set("state_size", pending.state_size)
+                self._set("state_wanted", False)
             self._set("pending", None)
 
     @property
@@ -200,6 +202,24 @@ class Ledger:
         rows = self._connection.execute(query).fetchall()
         return {row[0][1:].hex(): _ref(row[1:]) for row in rows if row[0][:1] == CHUNK}
 
+    # What is sent for itself: records, the store key, what restores without us
+
+    def note_single(self, path: str, stored: Stored) -> None:
+        """Note that a file is there, which is neither a chunk nor a part of a file."""
+        with self._connection:
+            row = (path, stored.size, stored.checksum)
+            self._connection.execute("INSERT OR REPLACE INTO single VALUES (?, ?, ?)", row)
+
+    def singles(self) -> dict[str, Stored]:
+        """Those that should be there, by their paths."""
+        rows = self._connection.execute("SELECT path, stored, checksum FROM single")
+        return {path: Stored(size, checksum) for path, size, checksum in rows}
+
+    def forget_single(self, path: str) -> None:
+        """It is not there any more."""
+        with self._connection:
+            self._connection.execute("DELETE FROM single WHERE path = ?", (path,))
+
     # Files
 
     def file(self, path: str) -> tuple[str, File] | None:
@@ -219,14 +239,17 @@ class Ledger:
         return found
 
     def state(self) -> State:
-        """All that the records tell."""
-        files = {
-            os.fsdecode(path): index.file_of(json.loads(entry))
-            for path, entry in self._connection.execute("SELECT path, entry FROM file")
-        }
+        """All that the records tell, and that is there."""
+        entries = self._connection.execute("SELECT path, entry FROM file")
+        files = {os.fsdecode(path): index.file_of(json.loads(entry)) for path, entry in entries}
+        files = {path: file for path, file in files.items() if all(map(self._is_there, file.parts))}
         query = "SELECT identity, batch, name, length, stored FROM object WHERE told > 0 AND proved = 1"
         chunks = {row[0][1:].hex(): _ref(row[1:]) for row in self._connection.execute(query) if row[0][:1] == CHUNK}
         return State(files, chunks)
+
+    def _is_there(self, ref: Ref) -> bool:
+        query = "SELECT 1 FROM object WHERE batch = ? AND name = ?"
+        return self._connection.execute(query, (ref.batch, bytes.fromhex(ref.name))).fetchone() is not None
 
     def files_with(self, refs: set[tuple[int, str]]) -> list[str]:
         """The files that need any of the objects (batch, name)."""

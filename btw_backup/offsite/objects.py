@@ -91,7 +91,7 @@ class Objects:
         self._doubts = {}
         if any(debt.op == SYNC and not debt.path for debt in debts):
             self._delivery.sweep()
-            self._delivery.verify()
+            self._verify()
         with progress.shown(f"to {self._delivery.name}", sum(map(self._size_of, debts))) as advance:
             for path in self._paths(debts):
                 self._take(path)
@@ -100,6 +100,12 @@ class Objects:
         for debt in debts:
             if self._debts.kind(debt):
                 self._debts.settle(debt, self._doubts)
+
+    def _verify(self) -> None:
+        """Look whether all that was sent is there. A lost record is made good by a state, with which reading begins."""
+        if any(thing.startswith(f"{index.FOLDER}/") for thing in self._delivery.verify()):
+            self._ledger.note("state_wanted", True)
+        bucket.furnish(self._delivery, self._ledger, self._recipients, self._key)
 
     def _finish_what_was_begun(self) -> None:
         """Send what an interrupted run had staged, and its record; and what everybody has to find at the target."""
@@ -197,7 +203,7 @@ class Objects:
         self._doubts.update({f"{_CHUNKS}{name[:2]}/{name}.zst": why for name, why in chunks.items()})
         removed = [path for debt in debts if debt.op == SYNC for path in self._superseded(as_folder(debt.path), found)]
         new = self._ledger.new_chunks()
-        if found or removed or new:
+        if found or removed or new or self._ledger.meta("state_wanted"):
             self._send_record(self._make_record(found, tuple(dict.fromkeys(removed)), new))
 
     def _superseded(self, folder: str, found: Collection[str]) -> list[str]:
@@ -233,7 +239,7 @@ class Objects:
 
     def _state_is_due(self) -> bool:
         count, size = self._ledger.since
-        return count >= RECORDS or size > max(RECORD_BYTES, int(self._ledger.meta("state_size", 0)))
+        return self._ledger.meta("state_wanted") or count >= RECORDS or size > max(RECORD_BYTES, int(self._ledger.meta("state_size", 0)))
 
     def _state(self) -> File | None:
         """All that was told so far, as objects; None if they do not arrive."""
@@ -266,9 +272,7 @@ def opened(address: Address, target: Target, journal: SyncState, known: Path, ro
 
 
 def open_ledger(path: Path, journal: SyncState) -> Ledger:
-    """The ledger in the file `path`. If it is lost, all that there is is owed anew."""
-    if not path.exists():
-        journal.owe(SYNC, "")
+    """The ledger in the file `path`. If it cannot be read, all that there is is owed anew."""
     try:
         return Ledger(path)
     except Damaged as error:
