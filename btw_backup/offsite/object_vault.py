@@ -20,7 +20,6 @@ _KEY = re.compile(rf"{bucket.KEYS}/([0-9a-f]{{64}})")
 _RECORD = re.compile(rf"{index.FOLDER}/([0-9a-f]{{16}})/([0-9a-f]{{8}})-([0-9a-f]{{64}})({re.escape(index.STATE)})?")
 _AT_ONCE = 128 << 20
 _PARTS = 8  # of a large file that are fetched at once
-_PIECE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +58,8 @@ class ObjectVault:
         self._closed: list[str] = []
         self.heads = sorted(self._chains(), key=lambda head: (head.made, head.chain))
         if not self.heads:
-            why = "; ".join([*self.problems, *self._closed][:3])
-            raise Damaged(f"{self.name}: none of its records can be believed: {why}")
+            why = [*self.problems, *self._closed][:3]
+            raise Damaged(f"{self.name}: none of its records can be believed: {'; '.join(why)}")
         self.state = State()
         for head in self.heads:
             self.state.files.update(head.state.files)
@@ -124,10 +123,8 @@ class ObjectVault:
         return contents
 
     def _is_other(self, path: str, sha256: str) -> str:
-        digest = hashlib.sha256()
         with open(self._folder / path, "rb", buffering=0) as file:
-            while piece := file.read(_PIECE):
-                digest.update(piece)
+            digest = hashlib.file_digest(file, "sha256")
         return "" if digest.hexdigest() == sha256 else "it is not what was stored"
 
     def _chains(self) -> Iterable[Head]:
@@ -141,8 +138,7 @@ class ObjectVault:
             if head:
                 yield head
             elif self._foreign >= set(records):
-                self._closed += self.problems[known:]
-                del self.problems[known:]
+                self.problems, self._closed = self.problems[:known], self.problems[known:]
                 log.warn(f"{self.name}: {len(records)} records of an earlier time open with none of the keys given")
 
     def _head(self, found: Sequence[_Found]) -> Head | None:
