@@ -172,8 +172,8 @@ def test_where_the_credentials_of_s3_may_come_from(btw: Installation, bucket: Bu
     credentials = btw.top / "credentials"
     credentials.mkdir()
     path = bucket.s3cmd_config(credentials / "s3cfg")
-    btw.configure(SOURCES[name].format(path=str(path)), S3_URI_PREFIX=f"s3://{bucket.name}/backups")
     btw.tree(source)
+    btw.configure(SOURCES[name].format(path=str(path)), S3_URI_PREFIX=f"s3://{bucket.name}/backups")
     btw("fs", source, "www", env={"WHERE_THE_SECRET_IS": str(path), "CREDENTIALS_DIRECTORY": str(credentials)})
     assert any(name.endswith(".tar.zst") for name in bucket.objects())
 

@@ -89,7 +89,9 @@ def typed(machine: Path, server: Postgres, commands: str) -> subprocess.Complete
     mounts = "".join(f"mount --bind {folder} {path}\n" for path, folder in places.items())
     script = f"{mounts}cd {REPOSITORY}\nset -ex\n{commands}"
     environment = {
-        name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PG", "VIRTUAL_ENV", "AWS_"))
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("PYTHON", "PG", "VIRTUAL_ENV", "AWS_"))
     }
     environment |= {"HOME": "/root", "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
     # An interrupted run must not leave folders mounted, so the namespace ends with its shell.
