@@ -6,6 +6,7 @@ public FILE prints the public key that belongs to it.
 test FILE proves with each encrypted target that the key opens what is there, and that the newest record there is the
 one that this machine sent last. With --pin it notes the fingerprint of the store key in FILE: a restore with that FILE
 then believes nothing that this installation did not make. Do it once now, with FILE on a stick, and every few months.
+If this machine may not read what it sent to S3, --s3cmd-config gives credentials that may.
 
 example:
   btw-backup keys generate /mnt/stick/backup.key
@@ -15,6 +16,7 @@ example:
 import argparse
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Fill the parser."""
     parser.add_argument("what", choices=("generate", "public", "test"), help="what to do")
     parser.add_argument("file", type=Path, metavar="FILE", help="the file with the secret key")
+    parser.add_argument("--s3cmd-config", metavar="FILE", help="with test: credentials that may read what is in S3")
     parser.add_argument("--pin", action="store_true", help="with test: note the fingerprint of the store key in FILE")
 
 
@@ -36,8 +39,8 @@ def run(context: Context, args: argparse.Namespace) -> None:
     """Do one of the three."""
     from btw_backup import keypair  # noqa: PLC0415 - most commands need no key
 
-    if args.pin and args.what != "test":
-        raise UsageError("--pin belongs to keys test")
+    if (args.pin or args.s3cmd_config) and args.what != "test":
+        raise UsageError("--pin and --s3cmd-config belong to keys test")
     if args.what == "generate":
         public = keypair.generate(args.file.absolute())
         context.show_one({"public": public, "file": str(args.file)}, public)
@@ -52,6 +55,8 @@ def run(context: Context, args: argparse.Namespace) -> None:
 def _test(context: Context, args: argparse.Namespace) -> None:
     problems: list[FatalUserError] = []
     found = [address for address in sync.targets(context.config) if address.encrypt_to]
+    if args.s3cmd_config:
+        found = [replace(one, s3cmd_config=args.s3cmd_config) if one.s3cmd_config else one for one in found]
     if not found:
         raise FatalUserError("no target is encrypted: there is nothing to prove", "ENCRYPT_TO says to which keys")
     context.show(list(_rows(context, args, found, problems)), lambda row: "{target}: record {sequence} of {made}, "

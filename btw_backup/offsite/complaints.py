@@ -28,7 +28,14 @@ _HINTS = {
 }
 """What to do about what a server says."""
 
+MAY_NOT_READ = "credentials that may read are needed: --s3cmd-config"
+
 _LABEL = re.compile(r"^(?:ERROR: )?(?:\[Errno -?\d+\] )?")
+
+
+def is_refusal(complaint: str) -> bool:
+    """Whether it says that the credentials lack a right."""
+    return "403 (" in complaint and "RequestTimeTooSkewed" not in complaint
 
 
 class Complaints:

@@ -41,16 +41,19 @@ class Etags:
 
 
 def computed(descriptor: int, part: int) -> Expected:
-    """Both ETags of what `descriptor` has left to read."""
-    whole, parts, left = hashlib.md5(usedforsecurity=False), [hashlib.md5(usedforsecurity=False)], part << 20
+    """Both ETags of what `descriptor` has left to read. The first part is not digested twice: most files are no more."""
+    whole = current = hashlib.md5(usedforsecurity=False)
+    digests: list[bytes] = []
+    left = part << 20
     while block := os.read(descriptor, min(_READ, left)):
         whole.update(block)
-        parts[-1].update(block)
+        if digests:
+            current.update(block)
         left -= len(block)
         if not left:
-            parts.append(hashlib.md5(usedforsecurity=False))
-            left = part << 20
-    if left == part << 20 and len(parts) > 1:
-        parts.pop()
-    digests = b"".join(each.digest() for each in parts)
-    return whole.hexdigest(), f"{hashlib.md5(digests, usedforsecurity=False).hexdigest()}-{len(parts)}"
+            digests.append(current.digest())
+            current, left = hashlib.md5(usedforsecurity=False), part << 20
+    if left < part << 20 or not digests:
+        digests.append(current.digest())
+    of_parts = hashlib.md5(b"".join(digests), usedforsecurity=False).hexdigest()
+    return whole.hexdigest(), f"{of_parts}-{len(digests)}"

@@ -10,15 +10,15 @@ from pathlib import Path
 from btw_backup import files, log
 from btw_backup.errors import Damaged, FatalUserError
 from btw_backup.offsite import Target, bucket, index, storekey
+from btw_backup.offsite.complaints import MAY_NOT_READ, is_refusal
 from btw_backup.offsite.index import File, Record, Ref, State
 from btw_backup.offsite.sealing import Identities
-from btw_backup.offsite.vault import CHUNKS, check_chunk_path, fetched, put
+from btw_backup.offsite.vault import AT_ONCE, CHUNKS, batches, check_chunk_path, fetched, put
 from btw_backup.progress import Advance
 from btw_backup.store.chunks import ChunkStore
 
 _KEY = re.compile(rf"{bucket.KEYS}/([0-9a-f]{{64}})")
 _RECORD = re.compile(rf"{index.FOLDER}/([0-9a-f]{{16}})/([0-9a-f]{{8}})-([0-9a-f]{{64}})({re.escape(index.STATE)})?")
-_AT_ONCE = 128 << 20
 _PARTS = 8  # of a large file that are fetched at once
 
 
@@ -103,6 +103,8 @@ class ObjectVault:
             (refused.append(mark) if pins and mark not in pins else found.update({mark: key}))
         if refused:
             self.problems.append(f"a store key with the fingerprint {refused[0]} lies there, and is not the known one")
+        if not found and any(map(is_refusal, self.problems)):
+            raise FatalUserError(f"{self.name}: the store key cannot be fetched: {self.problems[0]}", MAY_NOT_READ)
         if not found and (refused or not why):
             raise Damaged(f"{self.name}: the store key is not there", "; ".join(self.problems))
         if not found:
@@ -213,8 +215,9 @@ class ObjectVault:
     def fetch(self, paths: Sequence[str], root: Path, advance: Advance) -> dict[str, str]:
         """See `Vault`."""
         bad = {path: "it is not there" for path in paths if not self._refs(path) and path not in self.state.files}
-        for batch in self._batches([path for path in paths if path not in bad]):
-            many = len(batch) > 1 or self.size(batch[0]) <= _AT_ONCE
+        for group in batches([(path, self.size(path)) for path in paths if path not in bad]):
+            batch = [path for path, _ in group]
+            many = len(batch) > 1 or self.size(batch[0]) <= AT_ONCE
             lost = self._get([ref for path in batch for ref in self._refs(path)]) if many else {}
             for path in batch:
                 why = next((lost[ref.path] for ref in self._refs(path) if ref.path in lost), "")
@@ -232,19 +235,6 @@ class ObjectVault:
             return [ref] if ref else []
         file = self.state.files.get(path)
         return file.parts if file else []
-
-    def _batches(self, paths: Sequence[str]) -> Iterable[list[str]]:
-        """`paths` in groups that take little room."""
-        batch: list[str] = []
-        size = 0
-        for path in paths:
-            if batch and size + self.size(path) > _AT_ONCE:
-                yield batch
-                batch, size = [], 0
-            batch.append(path)
-            size += self.size(path)
-        if batch:
-            yield batch
 
     def _get(self, refs: Sequence[Ref]) -> dict[str, str]:
         """Fetch objects; those that did not come as they were, and why."""

@@ -131,8 +131,7 @@ class Objects:
             yield from files_below(self._debts.root, folder, self._unreadable)
 
     def _is_file(self, path: str) -> bool:
-        here = self._debts.here(path)
-        return os.path.isfile(here) and not os.path.islink(here)
+        return os.path.isfile(here := self._debts.here(path)) and not os.path.islink(here)
 
     def _unreadable(self, folder: str, error: OSError) -> None:
         self._doubts[folder] = f"it cannot be read here: {error.strerror}"
@@ -169,8 +168,7 @@ class Objects:
         name = os.path.basename(path).removesuffix(".zst")
         if self._store.path(name) != Path(self._debts.here(path)):
             raise Damaged("it is no chunk")
-        identity = CHUNK + bytes.fromhex(name)
-        if self._ledger.object(identity) is None:
+        if self._ledger.object(identity := CHUNK + bytes.fromhex(name)) is None:
             self._delivery.stage(identity, self._store.frame(name))
             self._untold += 1
 
@@ -249,9 +247,11 @@ class Objects:
     def _state(self) -> File | None:
         """All that was told so far, as objects; None if they do not arrive."""
         pieces = list(index.state_pieces(self._ledger.told_files(), self._ledger.told_chunks(), PART_SIZE))
-        digest = hashlib.sha256(b"".join(pieces)).hexdigest()
+        digest = hashlib.sha256()
+        for piece in pieces:
+            digest.update(piece)
         parts = tuple(map(self._part, pieces))
-        return None if self._delivery.deliver()[0] else File(sum(map(len, pieces)), digest, 0, parts)
+        return None if self._delivery.deliver()[0] else File(sum(map(len, pieces)), digest.hexdigest(), 0, parts)
 
     def _send_record(self, pending: Pending) -> None:
         self._delivery.deliver_one(pending.path)

@@ -4,7 +4,6 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 from btw_backup import files
 from btw_backup.offsite import Target
@@ -12,13 +11,11 @@ from btw_backup.offsite.delivery import Delivery
 from btw_backup.offsite.index import Ref
 from btw_backup.offsite.ledger import Ledger
 from btw_backup.offsite.parts import files_below
-from btw_backup.offsite.vault import fetched
+from btw_backup.offsite.vault import Thing, batches, fetched
 
-AT_ONCE = 128 << 20
 _PIECE = 1 << 20
 _POSITION = "scrubbed"
 
-Thing = TypeVar("Thing")
 Bad = dict[str, str]
 """What is not what was sent, by its path, and why."""
 
@@ -27,7 +24,7 @@ def of_objects(delivery: Delivery, ledger: Ledger, percent: float | None) -> Bad
     """Compare objects with their names: no key is needed. What is bad is forgotten, so that it is sent anew."""
     chosen = _first(_round(ledger), ledger.proved_bytes(), percent)
     bad: dict[Ref, str] = {}
-    for batch in _batches(chosen):
+    for batch in batches(chosen):
         bad.update(delivery.read_back([ref for ref, _ in batch]))
         ledger.note(_POSITION, batch[-1][0].path)
     told = {ref.path: why for ref, why in bad.items()}
@@ -39,7 +36,7 @@ def of_mirror(target: Target, root: Path, scratch: Path, known: Path, percent: f
     """Compare what a mirror holds with the files below `root`; `known` is the file that says how far that went."""
     found = [(path, os.lstat(root / path).st_size) for path in _existing(root, target)]
     bad: Bad = {}
-    for batch in _batches(_part(found, str, _read(known), percent)):
+    for batch in batches(_part(found, str, _read(known), percent)):
         paths = [path for path, _ in batch]
         bad.update(fetched(target, paths, scratch, lambda path: _difference(scratch / path, root / path)))
         files.remove(scratch)
@@ -104,17 +101,3 @@ def _first(ordered: Iterable[tuple[Thing, int]], total: int, percent: float | No
         left -= size
         if percent is not None and left <= 0:
             return
-
-
-def _batches(found: Iterable[tuple[Thing, int]]) -> Iterator[list[tuple[Thing, int]]]:
-    """`found` in groups that take little room."""
-    batch: list[tuple[Thing, int]] = []
-    room = AT_ONCE
-    for one in found:
-        if batch and one[1] > room:
-            yield batch
-            batch, room = [], AT_ONCE
-        batch.append(one)
-        room -= one[1]
-    if batch:
-        yield batch

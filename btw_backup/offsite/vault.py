@@ -1,9 +1,9 @@
 """What a target holds, to be read: by whoever has nothing else any more."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from btw_backup import files
 from btw_backup.errors import Damaged, NotFound
@@ -13,6 +13,9 @@ from btw_backup.progress import Advance
 from btw_backup.store.chunks import FOLDER
 
 CHUNKS = f"{FOLDER}/chunks/"
+AT_ONCE = 128 << 20
+
+Thing = TypeVar("Thing")
 
 
 class Vault(Protocol):
@@ -91,3 +94,17 @@ def check_chunk_path(path: str) -> str:
     if path != f"{CHUNKS}{name[:2]}/{name}.zst":
         raise Damaged(f"{path} is no chunk")
     return name
+
+
+def batches(found: Iterable[tuple[Thing, int]]) -> Iterator[list[tuple[Thing, int]]]:
+    """`found`, things with their sizes, in groups that take little room."""
+    batch: list[tuple[Thing, int]] = []
+    room = AT_ONCE
+    for one in found:
+        if batch and one[1] > room:
+            yield batch
+            batch, room = [], AT_ONCE
+        batch.append(one)
+        room -= one[1]
+    if batch:
+        yield batch
