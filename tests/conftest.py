@@ -111,9 +111,15 @@ def _plain(arg: object) -> str | bytes | os.PathLike[str]:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """What the sweeps of tests/faults tried: a line for each act, and the seed that repeats it."""
+    """What the sweeps of tests/faults tried: a line for each act, and the seed that repeats it; and how many lies of
+    servers were believed."""
     reports = [report for found in terminalreporter.stats.values() for report in found]
     called = [report for report in reports if getattr(report, "when", "") == "call"]
+    lies = [value for report in called for name, value in report.user_properties if name == "lies"]
+    for what in sorted({each["what"] for each in lies}):
+        told = [each for each in lies if each["what"] == what]
+        false, hangs = (sum(each[name] for each in told) for name in ("false", "hangs"))
+        terminalreporter.line(f"lies to {what}: {len(told)} tried, {false} believed, {hangs} hangs")
     found = [value for report in called for name, value in report.user_properties if name == "faults"]
     if not found:
         return
