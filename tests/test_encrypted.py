@@ -19,6 +19,7 @@ import pyrage
 import pytest
 import zstandard
 
+from btw_backup.offsite.index import File, Ref, State, parsed_state, state_pieces
 from btw_backup.offsite.ledger import Ledger
 from btw_backup.offsite.sealing import padded
 from btw_backup.offsite.state import SyncState
@@ -415,6 +416,66 @@ def test_full_sync_mends_what_is_lost_there(btw: Installation, source: Path, nas
     flip(others[0])
     ended = btw("sync", "--full")
     assert "does not have any more what it had" in ended.err
+    assert tree_differences(source, restored(btw, "out", "www", *from_(nas, key))) == ""
+
+
+@pytest.mark.parametrize("what", ["a record", "all records", "the store key", "RESTORE.py", "README.txt"])
+def test_verify_mends_what_is_no_object(btw: Installation, source: Path, nas: Path, key: Key, what: str) -> None:
+    """E13: it is named; afterwards all can be read again, by us and by RESTORE.py."""
+    btw.tree(source)
+    for number in range(3):
+        (source / "number").write_text(str(number))
+        btw("fs", source, "www")
+    btw("keys", "test", "--pin", key.path)
+    lost = {"a record": records(nas)[1:2], "all records": records(nas), "the store key": list((nas / "keys").iterdir())}
+    for path in lost.get(what, [nas / what]):
+        path.unlink()
+    assert "does not have any more what it had" in btw("sync", "--verify").err
+    assert btw("sync", "--verify").err == ""
+    assert tree_differences(source, restored(btw, "out", "www", *from_(nas, key))) == ""
+    assert (restored(btw, "first", "www@first", *from_(nas, key)) / "number").read_text() == "0"
+    btw("keys", "test", key.path)
+    script = ["/usr/bin/python3", nas / "RESTORE.py", "--identity", key.path, btw.top / "rebuilt"]
+    subprocess.run(script, check=True)
+
+
+def test_another_place_gets_all_anew(btw: Installation, source: Path, nas: Path, key: Key) -> None:
+    """The old one is gone: what the new one tells is complete in itself, and reaches back to before it."""
+    btw.tree(source)
+    btw("fs", source, "www")
+    shutil.rmtree(nas)
+    other = btw.top / "other"
+    other.mkdir()
+    btw.configure("", ENCRYPT_TO=[key.public], OFFSITE={"nas": {"PATH": str(other)}})
+    btw("sync")
+    btw("keys", "test", key.path)
+    assert tree_differences(source, restored(btw, "out", "www", *from_(other, key))) == ""
+
+
+def test_states_in_pieces(btw: Installation) -> None:
+    """They say what was put in, however they are cut."""
+    ref = Ref(7, "ab" * 32, 5, 6)
+    for count in (0, 1, 2, 500):
+        files = {f"dst/\udcff {n}": File(n, "cd" * 32, n, (ref,) * (n % 3)) for n in range(count)}
+        chunks = {f"{n:064x}": ref for n in range(count)}
+        for size in (1, 100, 1 << 20):
+            pieces = list(state_pieces(files.items(), chunks.items(), size))
+            assert all(len(piece) == size for piece in pieces[:-1])
+            assert parsed_state(b"".join(pieces), "x") == State(files, chunks)
+
+
+def test_many_chunks_are_told_in_several_records(btw: Installation, source: Path, nas: Path, key: Key) -> None:
+    """So that no record takes much memory, however much is sent at once."""
+    (source / "big").write_bytes(random.Random(1).randbytes(20 << 20))  # noqa: S311
+    btw.tree(source, "chunks")
+    code = (
+        "import sys; from btw_backup.offsite import objects; objects.MOST_CHUNKS = 3\n"
+        "from btw_backup.cli import main; sys.exit(main())"
+    )
+    command = [sys.executable, "-c", code, "--config-dir", btw.config_dir, "fs", source, "www"]
+    subprocess.run(command, check=True, cwd=Path(__file__).parent.parent, capture_output=True)
+    assert len(records(nas)) > 2
+    btw("keys", "test", "--pin", key.path)
     assert tree_differences(source, restored(btw, "out", "www", *from_(nas, key))) == ""
 
 

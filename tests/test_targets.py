@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from btw_backup.checks import bandwidth
 from btw_backup.offsite.debts import Owed, touches
 from btw_backup.offsite.s3cmd import speaks_in_clear
 from btw_backup.offsite.state import SyncState
-from tests.conftest import Installation
+from tests.conftest import REPOSITORY, Installation
 from tests.faultproxy import FaultProxy, Rule
 from tests.s3 import Bucket, bucket, configure, free_port, s3_server
 
@@ -186,6 +187,55 @@ def test_bandwidth(btw: Installation, source: Path, nas: Path) -> None:
     btw("sync")
     assert 2.5 < time.monotonic() - began < 8
     assert files_below(nas) == mirrored(btw)
+
+
+def test_bandwidth_to_s3(btw: Installation, bucket: Bucket) -> None:
+    """E11: all calls of s3cmd together."""
+    (btw.root / "www").mkdir()
+    for number in range(60):
+        (btw.root / f"www/{number}").write_bytes(bytes(100_000))
+    configure(btw, bucket, BANDWIDTH="1M")
+    began = time.monotonic()
+    btw("sync", "--full")
+    assert time.monotonic() - began > 4
+    assert bucket.objects() == mirrored(btw)
+
+
+def test_e03_the_source_is_read_once(btw: Installation, source: Path) -> None:
+    """However many targets there are."""
+    places = {}
+    for name in ("one", "two", "three"):
+        (btw.top / name).mkdir()
+        places[name] = {"PATH": str(btw.top / name)}
+    btw.configure("", OFFSITE=places)
+    btw.tree(source)
+    trace = ["strace", "-f", "-qq", "-y", "-e", "trace=openat,open", "-o", btw.top / "trace"]
+    command = [*trace, sys.executable, "-m", "btw_backup", "--config-dir", btw.config_dir, "fs", source, "www"]
+    subprocess.run(command, check=True, cwd=REPOSITORY)
+    opened = [
+        line
+        for line in (btw.top / "trace").read_text().splitlines()
+        if "O_RDONLY" in line and line.endswith(f"<{source / 'etc/deep/file'}>")
+    ]
+    assert len(opened) == 1, opened
+    for name in places:
+        assert files_below(btw.top / name) == mirrored(btw)
+
+
+def test_d07_encryption_of_each_target_is_told(btw: Installation, source: Path) -> None:
+    """D07: chosen for each, and shown."""
+    public = btw("keys", "generate", btw.top / "key").out.strip()
+    for name in ("one", "two"):
+        (btw.top / name).mkdir()
+    one, two = {"PATH": str(btw.top / "one")}, {"PATH": str(btw.top / "two"), "ENCRYPT_TO": []}
+    btw.configure("", ENCRYPT_TO=[public], OFFSITE={"one": one, "two": two})
+    btw.tree(source)
+    btw("fs", source, "www")
+    rows = json.loads(btw("sync", "--json").out)["targets"]
+    assert {row["target"]: (row["encryption"], row["layout"]) for row in rows} == {
+        "one": ("age", "objects"),
+        "two": ("none", "mirror"),
+    }
 
 
 def test_config_show_knows_targets(btw: Installation, nas: Path) -> None:

@@ -41,7 +41,7 @@ class Etags:
 
 
 def computed(descriptor: int, part: int) -> Expected:
-    """Both ETags of what `descriptor` has left to read. The first part, and most files are no more, is digested once."""
+    """Both ETags of what `descriptor` has left to read. The first part, which most files are, is digested once."""
     whole = current = hashlib.md5(usedforsecurity=False)
     digests: list[bytes] = []
     left = part << 20
