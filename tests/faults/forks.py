@@ -50,6 +50,7 @@ class Forks:
             [sys.executable, "-m", "tests.faults.forks"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            bufsize=0,  # an answer that was read ahead could not be waited for
             env=environment,
             cwd=REPOSITORY,
         )
