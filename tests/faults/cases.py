@@ -53,6 +53,9 @@ class Case:
     words: Callable[[World], Sequence[object]]
     dst: str = ""
     keeps: Callable[[World], Content] | None = None
+    keeps_also: Callable[[World], Mapping[str, Content]] = lambda world: {}
+    """What it backs up to other places than `dst`, by these."""
+
     is_new: bool = True
     comes: Callable[[World], Mapping[str, Content]] = lambda world: {}
     goes: Callable[[World], set[str]] = lambda world: set()
@@ -66,6 +69,13 @@ class Case:
     needs: str = ""
     statuses: tuple[int, ...] = (0,)
     """Those with which it ends if nothing goes wrong."""
+
+    set_back: Callable[[World], None] = _nothing
+    """Makes what is neither in ROOT_PATH nor in the configuration what it was before the first run."""
+
+    def kept(self, world: World) -> dict[str, Content]:
+        """What a backup of each place has to hold."""
+        return {**({self.dst: self.keeps(world)} if self.keeps else {}), **self.keeps_also(world)}
 
 
 # Trees
@@ -181,29 +191,15 @@ def _db(keeper: str, backups: int, globals_: bool = False) -> Case:
     what = ["-g"] if globals_ else ["faulty"]
 
     def build(world: World) -> None:
-        folder = world.config_dir / "db"
-        folder.mkdir()
-        (folder / ("global.py" if globals_ else "faulty.py")).write_text(f"TYPE = {keeper!r}\n")
-        world.sql("postgres", "DROP DATABASE IF EXISTS faulty WITH (FORCE)")
-        world.sql("postgres", "CREATE DATABASE faulty")
-        world.sql(
-            "faulty",
-            "CREATE TABLE t (n int, x text); INSERT INTO t SELECT n, md5(n::text) FROM generate_series(1, 999) n",
-        )
+        _configure_databases(world, keeper)
+        _make_database(world, "faulty")
         for number in range(backups):
             world.well("db", *what, "db/faulty")
-            world.learn("db/faulty", _dumped(world))
-            if globals_:
-                world.sql("postgres", f"DROP ROLE IF EXISTS of_{number}")
-                world.sql("postgres", f"CREATE ROLE of_{number}")
-            else:
-                world.sql("faulty", f"INSERT INTO t VALUES ({number}, 'another')")
+            world.learn("db/faulty", dumped(world))
+            _change_server(world, number)
 
-    def _dumped(world: World) -> Content:
-        path = world.place / "scratch.dump"
-        path.unlink(missing_ok=True)
-        path.write_bytes(world.dump(None if globals_ else "faulty"))
-        return content_of(path)
+    def dumped(world: World) -> Content:
+        return _dumped(world, "" if globals_ else "faulty")
 
     return Case(
         f"db {'-g ' if globals_ else ''}{keeper}, {('first', 'second', 'third')[backups]}",
@@ -211,9 +207,131 @@ def _db(keeper: str, backups: int, globals_: bool = False) -> Case:
         build,
         lambda world: ("db", *what, "db/faulty"),
         "db/faulty",
-        _dumped,
+        dumped,
         may_be_twice=True,
         needs="postgres",
+    )
+
+
+def _configure_databases(world: World, keeper: str) -> None:
+    """Those whose names begin with an f, and the roles, are kept so."""
+    folder = world.config_dir / "db"
+    folder.mkdir()
+    (folder / "global.py").write_text(f"TYPE = {keeper!r}\nEXCLUDE = ['[!f]*']\n")
+    (folder / "faulty.py").write_text(f"TYPE = {keeper!r}\n")
+    world.sql("postgres", "DROP ROLE IF EXISTS of_0")
+
+
+def _make_database(world: World, name: str, lines: int = 999) -> None:
+    world.sql("postgres", f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+    world.sql("postgres", f"CREATE DATABASE {name}")
+    world.sql("postgres", f"ALTER DATABASE {name} SET work_mem TO '77MB'")
+    world.sql("postgres", f"COMMENT ON DATABASE {name} IS 'of {lines} lines'")
+    rows = f"INSERT INTO t SELECT n, md5(n::text) FROM generate_series(1, {lines}) n"
+    world.sql(name, f"CREATE TABLE t (n int, x text); {rows}; CREATE INDEX i ON t (x)")
+
+
+def _change_server(world: World, number: int) -> None:
+    """Another row, and another role."""
+    world.sql("postgres", f"CREATE ROLE of_{number}")
+    world.sql("faulty", f"INSERT INTO t VALUES ({number}, 'another')")
+
+
+def _dumped(world: World, database: str) -> Content:
+    """What is in a database; of none, the roles."""
+    path = world.place / "scratch.dump"
+    path.unlink(missing_ok=True)
+    path.write_bytes(world.dump(database or None))
+    return content_of(path)
+
+
+def _all_databases(world: World) -> dict[str, Content]:
+    """What `db --all` keeps, by its places."""
+    return {f"db/{name or 'global'}": _dumped(world, name) for name in ("", "faulty", "further")}
+
+
+def _db_all(keeper: str) -> Case:
+    def build(world: World) -> None:
+        _configure_databases(world, keeper)
+        for name in ("faulty", "further"):
+            _make_database(world, name)
+        world.well("db", "--all", "db")
+        for dst, content in _all_databases(world).items():
+            world.learn(dst, content)
+        _change_server(world, 0)
+        world.sql("further", "DELETE FROM t WHERE n = 5")
+
+    return Case(
+        f"db --all {keeper}",
+        "db",
+        build,
+        lambda world: ("db", "--all", "db"),
+        keeps_also=_all_databases,
+        may_be_twice=True,
+        needs="postgres",
+    )
+
+
+_PROPERTIES = (
+    "SELECT datdba::regrole, datallowconn, datconnlimit, shobj_description(oid, 'pg_database'), setconfig"
+    " FROM pg_database LEFT JOIN pg_db_role_setting ON setdatabase = oid WHERE datname = '{}'"
+)
+
+
+def _database(world: World, name: str) -> tuple[str, Content | None]:
+    """What a database is, as a value that can be compared: its properties, and what is in it."""
+    assert world.postgres is not None
+    found = world.postgres.sql(_PROPERTIES.format(name))
+    return found, _dumped(world, name) if found else None
+
+
+def _to_database(keeper: str, *, force: bool = False) -> Case:
+    """A dump becomes the database ``restored``; with `force` in the place of one that is there."""
+    wanted: tuple[str, Content | None] = ("", None)
+    replaced: tuple[str, Content | None] = ("", None)
+
+    def build(world: World) -> None:
+        nonlocal wanted, replaced
+        _configure_databases(world, keeper)
+        _make_database(world, "faulty")
+        wanted = _database(world, "faulty")
+        world.well("db", "faulty", "db/faulty")
+        world.learn("db/faulty", _dumped(world, "faulty"))
+        set_back(world)
+        replaced = _database(world, "restored")
+
+    def set_back(world: World) -> None:
+        assert world.postgres is not None
+        world.postgres.becomes_idle()
+        for name in world.postgres.databases() - {"postgres", "faulty"}:
+            world.sql("postgres", f"DROP DATABASE {name}")
+        if force:
+            _make_database(world, "restored", 99)
+
+    def partial(world: World) -> None:
+        """There is all of it, or what was there before; and nothing has happened to any other."""
+        assert world.postgres is not None
+        world.postgres.becomes_idle()
+        assert _database(world, "restored") in (wanted, replaced), (
+            "a database is neither what it was nor what it is to be"
+        )
+        assert _database(world, "faulty") == wanted, "another database has changed"
+
+    def done(world: World) -> None:
+        assert world.postgres is not None
+        assert _database(world, "restored") == wanted, "what was restored is something else"
+        assert world.postgres.databases() == {"postgres", "faulty", "restored"}, "a database is left over"
+
+    return Case(
+        f"restore --database{' --force' if force else ''} {keeper}",
+        "restore",
+        build,
+        lambda world: ("restore", "db/faulty", "--database", "restored", *(["--force"] if force else [])),
+        partial=partial,
+        done=done,
+        is_fine=lambda world, ended: ended.status == 0 or (not force and "there is a database restored" in ended.err),
+        needs="postgres",
+        set_back=set_back,
     )
 
 
@@ -578,6 +696,7 @@ CASES = (
     _db("chunks", 1),
     _db("file", 1),
     _db("rdiff", 1, globals_=True),
+    _db_all("chunks"),
     Case(
         "init",
         "init",
@@ -628,6 +747,8 @@ CASES = (
     _restore("chunks"),
     _restore_into(),
     _restore_file(),
+    _to_database("rdiff"),
+    _to_database("chunks", force=True),
     Case(
         "export",
         "export",
