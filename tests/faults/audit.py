@@ -15,7 +15,7 @@ from pathlib import Path
 
 from btw_backup.files import TEMPORARY
 from tests.conftest import Ended
-from tests.faults.cases import Case
+from tests.faults.case import Case
 from tests.faults.contents import content_of
 from tests.faults.killing import KILLED
 from tests.faults.world import NAME_OF_PROGRAM, World
@@ -48,6 +48,7 @@ def after_next(world: World, case: Case) -> None:
     """Run what a user would run next, in peace, and audit that."""
     words = (case.again or case.words)(world)
     ended = world.harmed(words, 0, "kill") if world.alike else world.run(*words)
+    world.last = ended
     assert case.is_fine(world, ended), f"I4: the next run: {ended}"
     assert "Traceback" not in ended.err, f"I4: the next run: {ended.err}"
     _backups(world, case, True)

@@ -8,11 +8,11 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tests.conftest import Ended
+from tests.faults.case import Case
+from tests.faults.cases_sent import CASES_SENT
 from tests.faults.contents import Content, change_source, content_of, make_source
 from tests.faults.world import World, empty
 
@@ -23,59 +23,10 @@ READ_ONLY = {
     "explain": "reads the settings of a tree",
     "mount": "shows what is stored; a kill ends the mount",
     "config": "reads the configuration",
-    "doctor": "only looks",
+    "doctor": "only looks, unless it plays a burglar, which is swept",
     "offsite": "prints a policy",
 }
 """Commands that persist nothing, and what they do instead."""
-
-
-def _nothing(world: World) -> None:
-    """There is nothing more to be said."""
-
-
-def _always(world: World) -> bool:
-    return True
-
-
-@dataclass(frozen=True)
-class Case:
-    """A command to be harmed.
-
-    `words` gives its command line. If it makes a backup, that is in `dst` and has the content that `keeps` gives, unless
-    it is none: `is_new` False. `comes` and `goes` give the addresses that may appear, with their content, and vanish.
-    `partial` checks what must hold however it ended, `done` what must hold when it was reported as done. `again` gives
-    the command line that a user would try next; `is_fine` tells whether that ended as it should. `needs` names a server.
-    """
-
-    name: str
-    command: str
-    build: Callable[[World], None]
-    words: Callable[[World], Sequence[object]]
-    dst: str = ""
-    keeps: Callable[[World], Content] | None = None
-    keeps_also: Callable[[World], Mapping[str, Content]] = lambda world: {}
-    """What it backs up to other places than `dst`, by these."""
-
-    is_new: bool = True
-    comes: Callable[[World], Mapping[str, Content]] = lambda world: {}
-    goes: Callable[[World], set[str]] = lambda world: set()
-    partial: Callable[[World], None] = _nothing
-    done: Callable[[World], None] = _nothing
-    again: Callable[[World], Sequence[object]] | None = None
-    is_fine: Callable[[World, Ended], bool] = lambda world, ended: ended.status == 0
-    may_be_twice: bool = False
-    """Whether a run after one that died may keep the same again: it cannot know what a stream without a record holds."""
-
-    needs: str = ""
-    statuses: tuple[int, ...] = (0,)
-    """Those with which it ends if nothing goes wrong."""
-
-    set_back: Callable[[World], None] = _nothing
-    """Makes what is neither in ROOT_PATH nor in the configuration what it was before the first run."""
-
-    def kept(self, world: World) -> dict[str, Content]:
-        """What a backup of each place has to hold."""
-        return {**({self.dst: self.keeps(world)} if self.keeps else {}), **self.keeps_also(world)}
 
 
 # Trees
@@ -382,8 +333,21 @@ def _in_one_of_two_places(world: World) -> None:
     assert not lost, f"neither here nor among the removed: {lost}"
 
 
+def _all_are_removed(world: World) -> None:
+    if world.last.status == 0:
+        assert not _addresses(world), "reported as removed, and there"
+
+
 def _brought_back(world: World) -> None:
     assert set(world.removed) <= _addresses(world), "reported as brought back, and not there"
+
+
+def _one_is_gone(world: World) -> None:
+    """A destination that had backups at the last cleanup was deleted by hand."""
+    _two(world)
+    world.well("cleanup")
+    shutil.rmtree(world.root / "other")
+    world.sure = {address: content for address, content in world.sure.items() if not address.startswith("other@")}
 
 
 def _cleaned(world: World) -> None:
@@ -523,6 +487,12 @@ def _is_exported(world: World) -> None:
     _can_be_imported(world)
 
 
+def _exported_before(world: World) -> None:
+    """There is an export of the same name already."""
+    _two(world)
+    world.well("export", "hosts/src@all", _exported(world))
+
+
 class fresh:
     """Another installation beside `world`, while the block lasts."""
 
@@ -611,6 +581,35 @@ def _many_runs(world: World) -> None:
 def _catalogue_is_right(world: World) -> None:
     counted = json.loads(world.well("--json", "catalogue").out)
     assert counted["backups"] == len(world.listed()), f"the catalogue counts {counted}"
+
+
+def _rebuilt_in_postgres() -> Case:
+    """The catalogue is in a database of its own."""
+
+    def build(world: World) -> None:
+        assert world.postgres is not None
+        world.configure(
+            f"OFFSITE = {{}}\nCATALOG = 'postgresql+psycopg://postgres@/faulty_catalogue?host={world.postgres.folder}'\n"
+        )
+        set_back(world)
+        _many_runs(world)
+
+    def set_back(world: World) -> None:
+        """An empty one, which the first run fills: it holds nothing that is not elsewhere."""
+        assert world.postgres is not None
+        world.postgres.becomes_idle()
+        world.sql("postgres", "DROP DATABASE IF EXISTS faulty_catalogue")
+        world.sql("postgres", "CREATE DATABASE faulty_catalogue")
+
+    return Case(
+        "catalogue --rebuild in PostgreSQL",
+        "catalogue",
+        build,
+        lambda world: ("catalogue", "--rebuild"),
+        done=_catalogue_is_right,
+        needs="postgres",
+        set_back=set_back,
+    )
 
 
 # Off-site
@@ -732,6 +731,16 @@ CASES = (
         is_fine=lambda world, ended: ended.status == 0 or "no backup" in ended.err,
     ),
     Case(
+        "rm of several",
+        "rm",
+        _two,
+        lambda world: ("rm", "--force", "hosts/src@all", "other@0"),
+        goes=lambda world: set(world.saved_sure),
+        partial=_in_one_of_two_places,
+        done=_all_are_removed,
+        is_fine=lambda world, ended: ended.status == 0 or "no backup" in ended.err,
+    ),
+    Case(
         "undelete",
         "undelete",
         _removed,
@@ -742,6 +751,13 @@ CASES = (
         is_fine=lambda world, ended: ended.status == 0 or set(world.removed) <= _addresses(world),
     ),
     Case("cleanup", "cleanup", _removed, lambda world: ("cleanup", "--grace", "0"), done=_cleaned),
+    Case(
+        "cleanup --forget",
+        "cleanup",
+        _one_is_gone,
+        lambda world: ("cleanup", "--grace", "0", "--forget", "other"),
+        done=_cleaned,
+    ),
     _restore("tar"),
     _restore("rdiff"),
     _restore("chunks"),
@@ -758,6 +774,14 @@ CASES = (
         done=_is_exported,
         is_fine=_restored_or_there,
     ),
+    Case(
+        "export --force",
+        "export",
+        _exported_before,
+        lambda world: ("export", "--force", "hosts/src@all", _exported(world)),
+        partial=_can_be_imported,
+        done=_is_exported,
+    ),
     _to_import("chunks"),
     _to_import("tar"),
     _to_import("rdiff"),
@@ -771,6 +795,7 @@ CASES = (
         is_fine=lambda world, ended: ended.status == 0 or "exists" in ended.err,
     ),
     Case("scrub, all well", "scrub", _two, lambda world: ("scrub",)),
+    Case("scrub of a part", "scrub", _two, lambda world: ("scrub", "-p", "40")),
     Case(
         "scrub, a chunk is damaged",
         "scrub",
@@ -796,6 +821,7 @@ CASES = (
         lambda world: ("catalogue", "--rebuild"),
         done=_catalogue_is_right,
     ),
+    _rebuilt_in_postgres(),
     Case("sync-state --reset", "sync-state", _settled, lambda world: ("sync-state", "--reset"), done=_owes_nothing),
     Case("runs", "runs", _many_runs, lambda world: ("runs",), done=_catalogue_is_right),
     Case("sync tar", "sync", lambda world: _owing(world, "tar"), lambda world: ("sync",), done=_is_offsite, needs="s3"),
@@ -815,7 +841,6 @@ CASES = (
         done=_is_offsite,
         needs="s3",
     ),
+    *CASES_SENT,
 )
 """Every command that changes something, with every keeper."""
-
-_ = Any

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests import s3
-from tests.faults.cases import Case
+from tests.faults.case import Case
 from tests.faults.forks import Forks
 from tests.faults.sweep import SEED, Result
 from tests.faults.world import World

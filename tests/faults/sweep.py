@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from tests.faults import audit
-from tests.faults.cases import Case
+from tests.faults.case import Case
 from tests.faults.killing import Step, steps_of
 from tests.faults.world import World
 
