@@ -1,7 +1,6 @@
 """Damages small installations of all kinds, again and again, and sees what restore and scrub make of it; in one process.
 
-``python -m tests.bit_cases TOP KIND [PART OF]`` flips every bit of every file of a small store, or with PART and OF each
-OF-th of them from PART on. ``python -m tests.bit_cases TOP larger COUNT SEED`` does COUNT flips, truncations, removals,
+``python -m tests.bit_cases TOP KIND PART OF`` flips each OF-th bit of the files of a small store, from PART on. ``python -m tests.bit_cases TOP larger COUNT SEED`` does COUNT flips, truncations, removals,
 swaps and replays to a larger store that holds all kinds. It prints a JSON line a kind of file, with how many damages were
 done to it, how many scrub found, and what was not as it should be.
 
@@ -10,6 +9,7 @@ is called well.
 """
 
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -32,8 +32,14 @@ RACY = 2.2
 STATUSES = (0, 1, 3, 5)
 """Those that a command may end with that meets damage."""
 
+PADDING = 256
+"""Of the zeros that fill an archive up to 64 KiB, behind those that end it, only each so manieth bit is flipped."""
+
 NOT_FLIPPED = ("RESTORE.py", "README.txt", ".lock")
 """The first two are checked when they are used, by a test of their own; the last is empty."""
+
+IDENTITY = ".btw-backup-id"
+"""Says whose ROOT_PATH it is; another one's is refused."""
 
 LOOKS = (("list",), ("--json", "list", "--removed"), ("sync-state", "--list"), ("runs",))
 """What else must say something, and no traceback, whatever is damaged."""
@@ -124,7 +130,7 @@ class Small:
         for content in contents:
             source.write_bytes(content)
             self.well("command", dst, dst)
-            self.learn(dst, content_of(source))
+            self.learn(dst, self.content(source))
 
     def dumps(self, keeper: str, dst: str, rows: int) -> None:
         """Dumps of a database, and of what belongs to the whole server."""
@@ -157,13 +163,25 @@ class Small:
             shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
         status, _ = self.run("restore", address, target)
         assert status == 0 or not os.path.lexists(target), f"{address}: not well, and called {target.name}"
-        return content_of(target) if status == 0 else None
+        return self.content(target) if status == 0 else None
+
+    @staticmethod
+    def content(path: Path) -> Content:
+        """What `path` is: a tree, or bytes."""
+        return content_of(path) if path.is_dir() else hashlib.sha256(path.read_bytes()).hexdigest()
+
+    def concerned(self, damage: Damage) -> list[str]:
+        """The backups that `damage` could touch: those beside it, or all."""
+        dsts = {address.partition("@")[0] for address in self.expected}
+        beside = {dst for dst in dsts for path in (damage.path, damage.other) if path.startswith(f"{dst}/")}
+        elsewhere = any(path.startswith(".") for path in (damage.path, damage.other))
+        return [one for one in self.expected if elsewhere or one.partition("@")[0] in beside]
 
     def examine(self, damage: Damage, *, looks: bool) -> tuple[bool, list[str]]:
         """(whether scrub finds the damage, what is not as it should be)."""
         faults, spoilt = [], []
-        for address, content in self.expected.items():
-            found = self.restored(address)
+        for address in self.concerned(damage):
+            content, found = self.expected[address], self.restored(address)
             if found is None:
                 spoilt.append(address)
             elif found != content:
@@ -173,7 +191,7 @@ class Small:
         status, said = self.run("scrub")
         if status == 0 and spoilt:
             faults.append(f"scrub found nothing, and {spoilt} cannot be restored")
-        if status not in (0, 5):
+        if status not in (0, 5) and damage.path != IDENTITY:
             faults.append(f"scrub ended with {status}: {said}")
         return status != 0, faults
 
@@ -292,13 +310,17 @@ def files_below(top: Path) -> list[str]:
     return [path for path in found if not path.endswith(NOT_FLIPPED)]
 
 
-def every_bit(top: Path) -> Iterator[Damage]:
-    """Each bit of each file below `top`, flipped."""
+def bits(top: Path, part: int, of: int) -> Iterator[Damage]:
+    """Each `of`-th bit of the files below `top`, flipped, from the bit `part` on."""
+    number = 0
     for path in files_below(top):
         whole = (top / path).read_bytes()
-        for at in range(len(whole)):
-            for bit in range(8):
+        filled = 8 * min(len(whole), len(whole.rstrip(b"\0")) + 1024)
+        for place in range((part - number) % of, len(whole) * 8, of):
+            if place < filled or place // of % PADDING == 0:
+                at, bit = divmod(place, 8)
                 yield Damage(path, f"bit {bit} of byte {at}", _flipped(whole, at, bit))
+        number += len(whole) * 8
 
 
 def _flipped(content: bytes, at: int, bit: int) -> bytes:
@@ -380,8 +402,8 @@ def main(top: Path, kind: str, *numbers: int) -> None:
         damages = some(small.root, small.earlier, *numbers)
     else:
         KINDS[kind](small)
-        part, of = numbers or (0, 1)
-        damages = (damage for number, damage in enumerate(every_bit(small.root)) if number % of == part)
+        part, of = numbers
+        damages = bits(small.root, part, of)
     for tally in tallies(small, damages):
         print(json.dumps({**vars(tally), "kind": tally.kind}), flush=True)
 
