@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import cycle
 from pathlib import Path
 
 from btw_backup import cli
@@ -191,7 +192,7 @@ class Small:
         status, said = self.run("scrub")
         if status == 0 and spoilt:
             faults.append(f"scrub found nothing, and {spoilt} cannot be restored")
-        if status not in (0, 5) and damage.path != IDENTITY:
+        if status not in (0, 5) and IDENTITY not in (damage.path, damage.other):
             faults.append(f"scrub ended with {status}: {said}")
         return status != 0, faults
 
@@ -333,8 +334,9 @@ def some(top: Path, earlier: dict[str, bytes], count: int, seed: int) -> Iterato
     paths = files_below(top)
     old = [path for path in paths if path in earlier and earlier[path] != (top / path).read_bytes()]
     done = 0
-    while done < count:
-        how = ("flip", "flip", "cut", "remove", "swap", "replay", "copy")[done % 7]
+    for how in cycle(("flip", "flip", "cut", "remove", "swap", "replay", "copy")):
+        if done == count:
+            return
         path, other = chance.choice(paths), chance.choice(paths)
         kin = [one for one in paths if kind_of(one) == kind_of(path) and one != path]
         if kin and chance.random() < 0.7:

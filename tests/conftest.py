@@ -122,7 +122,9 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         of_act = [each for each in found if each["act"] == act]
         steps, tried, broken = (sum(each[name] for each in of_act) for name in ("steps", "tried", "broken"))
         found_out = f", {sum(each['found'] for each in of_act)} found" if "found" in of_act[0] else ""
-        terminalreporter.line(f"{act}: {len(of_act)} cases, {tried} of {steps} tried{found_out}, {broken} violations")
+        worst = "".join(f", {each['worst']}" for each in of_act if "worst" in each)
+        line = f"{act}: {len(of_act)} cases, {tried} of {steps} tried{found_out}, {broken} violations{worst}"
+        terminalreporter.line(line)
     terminalreporter.line(f"seeds: {', '.join(sorted({str(each['seed']) for each in found}))} (BTW_FAULTS_SEED)")
 
 

@@ -34,7 +34,6 @@ def attack(make: Callable[[Path], Target]) -> Attacked:
         folder = Path(name)
         target, path = make(folder), f"{_FOLDER}/{secrets.token_hex(16)}"
         target.probe()
-        target.sweep([left for left in target.leftovers() if f"/{_FOLDER}/" in left])  # of an attack that died
         first, second = secrets.token_bytes(_SIZE), secrets.token_bytes(_SIZE)
         complaint = _put(target, folder, path, first)
         if target.unproved([path], target.listing(path, recursive=False)):

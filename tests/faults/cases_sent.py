@@ -213,6 +213,7 @@ def _attacking() -> Case:
         lambda world: _sent(world, "tar", encrypted=True),
         lambda world: ("doctor", "--attack"),
         done=no_probe_is_left,
+        again=lambda world: ("sync", "--verify"),  # removes what a run left half sent, as all that send do
         statuses=(0, 1),
         is_fine=status,
     )
