@@ -1,8 +1,11 @@
-"""Every command that changes something, twice at once, and eight times: each is done, or says who is at it."""
+"""Every command that changes something, twice at once, and eight times, and at a time that is years from now: each is
+done, or says who is at it.
+"""
 
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 
 import pytest
 
@@ -12,16 +15,32 @@ from tests.faults.case import Case
 from tests.faults.cases import CASES
 from tests.faults.conftest import MakeWorld
 from tests.faults.forks import PATIENCE
+from tests.faults.killing import other_clock
 from tests.faults.test_killed import name_of
 from tests.faults.world import NAME_OF_PROGRAM, World
 
-LOCAL = [case for case in CASES if case.needs != "s3"]
+SAMPLED = (
+    "fs tar, third",
+    "fs chunks, third",
+    "fs rdiff, second",
+    "command file, second",
+    "command-init",
+    "rm",
+    "undelete",
+    "cleanup",
+    "import chunks",
+    "restore chunks",
+)
+LOCAL = [
+    pytest.param(case, marks=[] if case.name in SAMPLED else [pytest.mark.slow]) for case in CASES if case.needs != "s3"
+]
 AT_ONCE = (2, pytest.param(8, marks=pytest.mark.slow))
+YEARS = 365 * 86400
 
 
-def _started(world: World, *words: object) -> subprocess.Popen[str]:
+def _started(world: World, *words: object, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", NAME_OF_PROGRAM, *world.words(*words)]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "HOME": str(world.place), **world.env}
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "HOME": str(world.place), **world.env, **(env or {})}
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(command, env=environment, cwd=world.place, text=True, errors="surrogateescape", **pipes)  # type: ignore[call-overload,no-any-return]
 
@@ -42,4 +61,16 @@ def test_f45_at_once(case: Case, world_of: MakeWorld, count: int) -> None:
     assert any(one.status in case.statuses for one in ended), ended
     for one in ended:
         audit.after_fault(world, case, one, died=False)
+    audit.after_next(world, case)
+
+
+@pytest.mark.parametrize("case", LOCAL, ids=name_of)
+@pytest.mark.parametrize("jump", [-10 * YEARS, 10 * YEARS])
+def test_f48_years_from_now(case: Case, world_of: MakeWorld, jump: int) -> None:
+    """It does not hang, and is done; and so is the next run, when the clock is right again."""
+    world = world_of(case)
+    world.reset()
+    ended = _ended(_started(world, *case.words(world), env=other_clock(jump)))
+    assert ended.status in case.statuses, ended
+    audit.after_fault(world, case, ended, died=False)
     audit.after_next(world, case)
