@@ -36,7 +36,6 @@ class Ledger:
     """The ledger in the file `path`. One process at a time."""
 
     def __init__(self, path: Path) -> None:
-        self.is_new = not path.exists()
         self._connection = sqlite3.connect(path, check_same_thread=False)
         try:
             os.chmod(path, 0o600)
