@@ -767,3 +767,18 @@ def test_policy(btw: Installation, key: Key) -> None:
     btw.configure("OFFSITE = {'nas': {'PATH': '/mnt/x'}}\n")
     assert "is a folder" in btw("offsite", "policy", "nas", status=2).err
     assert "no target is in S3" in btw("offsite", "policy", status=1).err
+
+
+def test_lifecycle(btw: Installation, bucket: Bucket, key: Key) -> None:
+    """I07: a server takes the rules as they are printed; nothing current goes by its age."""
+    configure(btw, bucket, ENCRYPT_TO=[key.public])
+    rules = json.loads(btw("offsite", "lifecycle", "--keep-versions", "30").out)
+    [rule] = rules["Rules"]
+    assert (rule["Filter"], rule["NoncurrentVersionExpiration"]) == ({"Prefix": "backups/"}, {"NoncurrentDays": 30})
+    assert "Expiration" not in rule
+    btw("offsite", "lifecycle", "--keep-versions", "0", status=2)
+    if bucket.server.key == "S3RVER":
+        return  # it knows no rules
+    bucket.client.put_bucket_lifecycle_configuration(Bucket=bucket.name, LifecycleConfiguration=rules)
+    [known] = bucket.client.get_bucket_lifecycle_configuration(Bucket=bucket.name)["Rules"]
+    assert known["AbortIncompleteMultipartUpload"] == rule["AbortIncompleteMultipartUpload"]

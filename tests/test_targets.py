@@ -1,6 +1,7 @@
 """Several targets: each has a sync state of its own, and one that is down or lies holds up no other."""
 
 import json
+import random
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from btw_backup.checks import bandwidth
 from btw_backup.offsite.debts import Owed, touches
 from btw_backup.offsite.s3cmd import speaks_in_clear
 from btw_backup.offsite.state import SyncState
-from tests.conftest import REPOSITORY, Installation
+from tests.conftest import REPOSITORY, Installation, tree_differences
 from tests.faultproxy import FaultProxy, Rule
 from tests.s3 import Bucket, bucket, configure, free_port, s3_server
 
@@ -187,6 +188,31 @@ def test_bandwidth(btw: Installation, source: Path, nas: Path) -> None:
     btw("sync")
     assert 2.5 < time.monotonic() - began < 8
     assert files_below(nas) == mirrored(btw)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_f92_killed_while_three_are_sent_to(btw: Installation, source: Path, bucket: Bucket, seed: int) -> None:
+    """F92: whenever it dies, each target misses nothing in the end."""
+    public = btw("keys", "generate", btw.top / "key").out.strip()
+    for name in ("plain", "sealed"):
+        (btw.top / name).mkdir()
+    plain, sealed = {"PATH": str(btw.top / "plain")}, {"PATH": str(btw.top / "sealed"), "ENCRYPT_TO": [public]}
+    configure(btw, bucket, OFFSITE={"plain": plain, "sealed": sealed})
+    btw.tree(source, "chunks")
+    rng = random.Random(seed)  # noqa: S311
+    for number in range(5):
+        (source / f"new{number}").write_bytes(rng.randbytes(3 << 20))
+        run = btw.start("fs", source, "www")
+        time.sleep(rng.uniform(0.3, 2.0))
+        run.kill()
+        run.wait()
+    btw("fs", source, "www")
+    btw("sync")
+    assert files_below(btw.top / "plain") == bucket.objects() == mirrored(btw)
+    btw("keys", "test", "--pin", btw.top / "key")
+    options = ["--from", "sealed", "--identity", btw.top / "key"]
+    btw("restore", *options, "www", btw.top / "out")
+    assert tree_differences(source, btw.top / "out") == ""
 
 
 def test_bandwidth_to_s3(btw: Installation, bucket: Bucket) -> None:

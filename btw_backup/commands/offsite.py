@@ -8,8 +8,13 @@ what is overwritten. With --read also to read, for scrub --target and for restor
 A target with the layout mirror that gets backups of type rdiff needs to overwrite, and to delete what rdiff-backup
 replaces: that is in it.
 
+lifecycle prints the rules by which the provider of a versioned bucket tidies up: older versions go after
+--keep-versions days, and uploads that nobody finished after a week. Nothing current ever goes by its age. Who owns the
+bucket puts both in force; this machine must not be able to change them.
+
 example:
   btw-backup offsite policy
+  btw-backup offsite lifecycle --keep-versions 90
   btw-backup offsite policy archive --read
 """
 
@@ -18,22 +23,35 @@ import argparse
 from btw_backup.addresses import Address
 from btw_backup.commands.command import Command, Context
 from btw_backup.errors import NotFound, UsageError
-from btw_backup.offsite import policy, sync
+from btw_backup.offsite import lifecycle, policy, sync
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Fill the parser."""
-    parser.add_argument("what", choices=("policy",), help="what to print")
+    parser.add_argument("what", choices=("policy", "lifecycle"), help="what to print")
     parser.add_argument(
         "target", nargs="?", metavar="TARGET", help="the name of the target; by default the first in S3"
     )
-    parser.add_argument("--read", action="store_true", help="allow to read, too")
+    parser.add_argument("--read", action="store_true", help="policy: allow to read, too")
+    parser.add_argument(
+        "--keep-versions", type=_days, default=90, metavar="DAYS", help="lifecycle: how long what was replaced stays"
+    )
 
 
 def run(context: Context, args: argparse.Namespace) -> None:
-    """Print the policy."""
+    """Print the policy, or the rules."""
     address = _chosen(sync.targets(context.config), args.target)
-    context.answer(policy.text_of(address, read=args.read))
+    if args.what == "policy":
+        context.answer(policy.text_of(address, read=args.read))
+    else:
+        context.answer(lifecycle.text_of(address, keep_days=args.keep_versions))
+
+
+def _days(text: str) -> int:
+    days = int(text)
+    if days < 1:
+        raise ValueError(text)
+    return days
 
 
 def _chosen(found: list[Address], name: str | None) -> Address:
