@@ -419,8 +419,11 @@ def test_full_sync_mends_what_is_lost_there(btw: Installation, source: Path, nas
     assert tree_differences(source, restored(btw, "out", "www", *from_(nas, key))) == ""
 
 
+@pytest.mark.parametrize("how", ["gone", "rotten"])
 @pytest.mark.parametrize("what", ["a record", "all records", "the store key", "RESTORE.py", "README.txt"])
-def test_verify_mends_what_is_no_object(btw: Installation, source: Path, nas: Path, key: Key, what: str) -> None:
+def test_verify_mends_what_is_no_object(
+    btw: Installation, source: Path, nas: Path, key: Key, what: str, how: str
+) -> None:
     """E13: it is named; afterwards all can be read again, by us and by RESTORE.py."""
     btw.tree(source)
     for number in range(3):
@@ -429,7 +432,7 @@ def test_verify_mends_what_is_no_object(btw: Installation, source: Path, nas: Pa
     btw("keys", "test", "--pin", key.path)
     lost = {"a record": records(nas)[1:2], "all records": records(nas), "the store key": list((nas / "keys").iterdir())}
     for path in lost.get(what, [nas / what]):
-        path.unlink()
+        path.unlink() if how == "gone" else flip(path)
     assert "does not have any more what it had" in btw("sync", "--verify").err
     assert btw("sync", "--verify").err == ""
     assert tree_differences(source, restored(btw, "out", "www", *from_(nas, key))) == ""

@@ -23,6 +23,7 @@ to send 80 MB. So batches are large where there is room to stage two of them."""
 _ATTEMPTS = 2
 _TOGETHER = 4  # bits of the number of a batch: so many batches are looked at by one listing
 _CHECK = "check"
+_SHA256 = "sha256:"  # a checksum of our own, of what a target has none for
 
 Lost = Mapping[Ref, str]
 """Objects that did not arrive, and why."""
@@ -156,7 +157,9 @@ class Delivery:
         doubts, there = self._sent([path], path)
         if doubts:
             raise ProgramFailed(f"{path}: {doubts[path]}")
-        self._ledger.note_single(path, there[path])
+        stored = there[path]
+        own = _SHA256 + hashlib.sha256((self._stage / path).read_bytes()).hexdigest()
+        self._ledger.note_single(path, Stored(stored.size, stored.checksum or own))
         (self._stage / path).unlink(missing_ok=True)
 
     def sweep(self) -> None:
@@ -186,10 +189,26 @@ class Delivery:
             prefixes = {os.path.dirname(path) for path in known}
             listings = {one: self._target.listing(f"{one}/" if one else "", recursive=False) for one in prefixes}
             there = {path: listings[os.path.dirname(path)].get(path) for path in known}
-            known = {path: stored for path, stored in known.items() if not _is_the_same(stored, there[path])}
+            known = {path: stored for path, stored in known.items() if not self._is_there(path, stored, there[path])}
         for path in known:
             self._ledger.forget_single(path)
         return list(known)
+
+    def _is_there(self, path: str, known: Stored, there: Stored | None) -> bool:
+        """Whether a file is as it was; where a listing tells sizes alone, it is read."""
+        if not known.checksum.startswith(_SHA256):
+            return _is_the_same(known, there)
+        if there is None or there.size != known.size:
+            return False
+        folder = self._stage / _CHECK
+        files.make_folder(folder)
+        try:
+            self._target.fetch([path], folder)
+            return _SHA256 + hashlib.sha256((folder / path).read_bytes()).hexdigest() == known.checksum
+        except FileNotFoundError:
+            return False
+        finally:
+            files.remove(folder)
 
     def forget(self, bad: Sequence[Ref]) -> list[str]:
         """Forget objects that are not there any more as they were; the files that need them, and chunks, which are

@@ -101,6 +101,10 @@ class ObjectVault:
                 continue
             mark = storekey.fingerprint(key)
             (refused.append(mark) if pins and mark not in pins else found.update({mark: key}))
+        if found:  # what else rotted there is of no use to anybody
+            for problem in self.problems:
+                log.warn(f"{self.name}: {problem}")
+            self.problems.clear()
         if refused:
             self.problems.append(f"a store key with the fingerprint {refused[0]} lies there, and is not the known one")
         if not found and any(map(is_refusal, self.problems)):

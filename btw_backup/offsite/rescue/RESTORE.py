@@ -131,14 +131,14 @@ class Bucket:
 
 def store_keys(bucket: Bucket, fingerprints: List[str]) -> List[bytes]:
     """The store keys that can be read, and are known if any is."""
-    keys = []
+    keys, spoilt = [], []
     for name in bucket.names("keys"):
         try:
             key = bytes.fromhex(bucket.content(name, "keys", name)[:64].decode("ascii"))
         except Foreign:
             continue  # of a time when there were other keys
         except (Damaged, ValueError) as error:
-            bucket.problem("keys/%s: %s" % (name, error))
+            spoilt.append("keys/%s: %s" % (name, error))
             continue
         mark = hashlib.sha256(b"btw-backup store key\n" + key).hexdigest()[:16]
         if fingerprints and mark not in fingerprints:
@@ -147,6 +147,8 @@ def store_keys(bucket: Bucket, fingerprints: List[str]) -> List[bytes]:
         if not fingerprints:
             say("the store key is %s; is that the one that keys test printed?" % mark)
         keys.append(key)
+    for message in spoilt:  # of no use to anybody if another one is well
+        say(message)
     if not keys:
         raise Stopped("there is no store key that could be read in %s" % bucket.folder, 5)
     return keys
