@@ -174,12 +174,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(data)
 
     def _drip(self, status: int, data: bytes) -> None:
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
+        answer = f"HTTP/1.1 {status} -\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data
         with suppress(OSError):  # they lost patience
-            for number in range(len(data)):
-                self.wfile.write(data[number : number + 1])
+            for number in range(len(answer)):
+                self.wfile.write(answer[number : number + 1])
                 self.wfile.flush()
                 time.sleep(1)
         self.close_connection = True
