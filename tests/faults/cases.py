@@ -589,7 +589,7 @@ def _rebuilt_in_postgres() -> Case:
     def build(world: World) -> None:
         assert world.postgres is not None
         world.configure(
-            f"OFFSITE = {{}}\nCATALOG = 'postgresql+psycopg://postgres@/faulty_catalogue?host={world.postgres.folder}'\n"
+            f"OFFSITE = {{}}\nCATALOG = 'postgresql+psycopg://postgres@/the_catalogue?host={world.postgres.folder}'\n"
         )
         set_back(world)
         _many_runs(world)
@@ -598,8 +598,8 @@ def _rebuilt_in_postgres() -> Case:
         """An empty one, which the first run fills: it holds nothing that is not elsewhere."""
         assert world.postgres is not None
         world.postgres.becomes_idle()
-        world.sql("postgres", "DROP DATABASE IF EXISTS faulty_catalogue")
-        world.sql("postgres", "CREATE DATABASE faulty_catalogue")
+        world.sql("postgres", "DROP DATABASE IF EXISTS the_catalogue")
+        world.sql("postgres", "CREATE DATABASE the_catalogue")
 
     return Case(
         "catalogue --rebuild in PostgreSQL",

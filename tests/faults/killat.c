@@ -17,7 +17,8 @@
      powerflush  the same, but names survive without their content
 
    TRACE gets a line a step: number, call, path, second path, length or flags, offset (-1: append), where the bytes lie
-   in DATA (-1: nowhere); tabs between, and tabs, newlines and backslashes in paths as \ooo. What is sent to a socket of
+   in DATA (-1: nowhere); of a mode or owner that is set, it and the group in the place of length and offset; of times
+   and attributes, what is given, an attribute's name with a zero behind it in front of its value, lies in DATA; tabs between, and tabs, newlines and backslashes in paths as \ooo. What is sent to a socket of
    the Unix kind is a step, too, if that lies below a FOLDER: its server is told something. Exit status: the command's;
    137 if all were killed; 250 if step N was not reached. The last line of TRACE tells the status of the command then.
 
@@ -195,7 +196,8 @@ static int paths_of(pid_t pid, const struct user_regs_struct *r, enum kind kind,
         path_at(pid, AT_FDCWD, r->rdi, a);
         break;
     case TWO_PATHS:
-        path_at(pid, AT_FDCWD, r->rdi, a);
+        if (number == SYS_symlink) string_of(pid, r->rdi, a); /* what it says is no path of ours */
+        else path_at(pid, AT_FDCWD, r->rdi, a);
         path_at(pid, AT_FDCWD, r->rsi, b);
         break;
     case AT:
@@ -204,6 +206,7 @@ static int paths_of(pid_t pid, const struct user_regs_struct *r, enum kind kind,
         break;
     case TWO_AT:
         if (number == SYS_symlinkat) {
+            string_of(pid, r->rdi, a);
             path_at(pid, r->rsi, r->rdx, b);
         } else {
             path_at(pid, r->rdi, r->rsi, a);
@@ -279,6 +282,37 @@ static void print_path(const char *path) {
     fputc('\t', trace);
 }
 
+/* What a call gives a file besides content: a mode, or an owner and a group, or times, or an attribute. */
+static void set(
+    pid_t pid, const struct user_regs_struct *r, int number, long long *length, long long *offset, long long *where) {
+    char name[PATH_MAX];
+    switch (number) {
+    case SYS_chmod: case SYS_fchmod: case SYS_mknod: case SYS_mkdir:
+        *length = (unsigned)r->rsi;
+        break;
+    case SYS_fchmodat: case SYS_mknodat: case SYS_mkdirat:
+        *length = (unsigned)r->rdx;
+        break;
+    case SYS_chown: case SYS_lchown: case SYS_fchown:
+        *length = (int)r->rsi, *offset = (int)r->rdx;
+        break;
+    case SYS_fchownat:
+        *length = (int)r->rdx, *offset = (int)r->r10;
+        break;
+    case SYS_utimensat:
+        *length = r->rdx ? 32 : 0;
+        if (data && *length) *where = dumped(pid, r->rdx, *length);
+        break;
+    case SYS_setxattr: case SYS_lsetxattr: case SYS_fsetxattr:
+        string_of(pid, r->rsi, name);
+        *length = strlen(name) + 1 + r->r10;
+        if (!data) break;
+        *where = data_end;
+        data_end += fwrite(name, 1, strlen(name) + 1, data);
+        dumped(pid, r->rdx, r->r10);
+    }
+}
+
 static void note(pid_t pid, const struct user_regs_struct *r, const struct call *call, const char *a, const char *b) {
     long long length = 0, offset = 0, where = -1;
     if (call->kind == FD || call->kind == OPEN_AT || call->kind == SOCKET) length = r->rdx;
@@ -289,6 +323,7 @@ static void note(pid_t pid, const struct user_regs_struct *r, const struct call 
         if (call->number == SYS_pwrite64 && offset >= 0) offset = r->r10;
         if (data) where = dumped(pid, r->rsi, r->rdx);
     }
+    set(pid, r, call->number, &length, &offset, &where);
     if (call->number == SYS_sendfile) {
         offset = offset_of(pid, r->rdi);
         length = data ? dumped_file(pid, r, &where) : (long long)r->r10;
@@ -363,13 +398,19 @@ static void simplify(pid_t pid, struct user_regs_struct *r) {
     ptrace(PTRACE_SETREGS, pid, 0, r);
 }
 
+/* Whether a call changes something below a folder; what a link says is nothing that changes. */
+static int concerns_us(const struct call *call, const char *a, const char *b) {
+    int is_link = call->number == SYS_symlink || call->number == SYS_symlinkat;
+    return (!is_link && is_below(a)) || is_below(b);
+}
+
 static void stopped_at_call(pid_t pid) {
     struct user_regs_struct r;
     char a[LONGEST] = "", b[LONGEST] = "";
     if (ptrace(PTRACE_GETREGS, pid, 0, &r)) return;
     simplify(pid, &r);
     const struct call *call = call_of(r.orig_rax);
-    if (!call || !paths_of(pid, &r, call->kind, a, b) || !(is_below(a) || is_below(b))) return;
+    if (!call || !paths_of(pid, &r, call->kind, a, b) || !concerns_us(call, a, b)) return;
     steps++;
     if (trace) note(pid, &r, call, a, b);
     if (wanted > 0 && steps >= wanted) harm(pid, &r, call, *a ? a : b);

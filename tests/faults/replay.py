@@ -8,6 +8,7 @@ import copy
 import os
 import random
 import stat
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,8 @@ from tests.faults.killing import Step
 
 _LAST = 12  # of the steps that are pending, so many are lost alone, each once
 _EXCHANGE = 2  # RENAME_EXCHANGE
+_NOW, _LEFT_ALONE = (1 << 30) - 1, (1 << 30) - 2  # UTIME_NOW, UTIME_OMIT
+_UMASK = 0o077  # which the program sets before all else
 _NOT_MODELLED = ("writev", "pwritev", "pwritev2", "copy_file_range", "fallocate")
 
 
@@ -26,7 +29,13 @@ class Node:
     content: bytearray = field(default_factory=bytearray)
     names: dict[str, int] | None = None
     target: str | None = None
+    special: tuple[int, int] | None = None
+    """Type and number of a FIFO, a socket or a device."""
+
+    mode: int = 0o600
+    owner: tuple[int, int] = (0, 0)
     mtime: int = 0
+    attributes: dict[str, bytes] = field(default_factory=dict)
 
 
 Nodes = dict[int, Node]
@@ -57,13 +66,19 @@ class Disk:
         if status.st_ino in self._inodes:
             return self._inodes[status.st_ino]
         number = self._inodes[status.st_ino] = len(self._now)
-        node = self._now[number] = Node(mtime=status.st_mtime_ns)
+        node = self._now[number] = Node(mtime=status.st_mtime_ns, mode=stat.S_IMODE(status.st_mode))
+        node.owner = status.st_uid, status.st_gid
+        node.attributes = {
+            name: os.getxattr(path, name, follow_symlinks=False) for name in os.listxattr(path, follow_symlinks=False)
+        }
         if stat.S_ISDIR(status.st_mode):
             node.names = {}
             for name in sorted(os.listdir(path)):
                 node.names[name] = self._load(path / name)
         elif stat.S_ISLNK(status.st_mode):
             node.target = os.readlink(path)
+        elif not stat.S_ISREG(status.st_mode):
+            node.special = stat.S_IFMT(status.st_mode), status.st_rdev
         else:
             node.content = bytearray(path.read_bytes())
         return number
@@ -190,7 +205,58 @@ class Disk:
         self._enter(step.other, Node(target=step.path))
 
     def _mkdir(self, step: Step, data: bytes) -> None:
-        self._enter(step.path, Node(names={}))
+        self._enter(step.path, Node(names={}, mode=step.length & ~_UMASK & 0o7777))
+
+    def _mknod(self, step: Step, data: bytes) -> None:
+        mode = step.length & ~_UMASK
+        special = None if stat.S_ISREG(mode) else (stat.S_IFMT(mode), 0)
+        self._enter(step.path, Node(special=special, mode=stat.S_IMODE(mode)))
+
+    # What a file has besides its content
+
+    def _sets(self, step: Step, give: Callable[[Node], None]) -> None:
+        number = self._found(step.path)
+        if number is not None:
+            self._change(lambda nodes: give(nodes[number]), number)
+
+    def _chmod(self, step: Step, data: bytes) -> None:
+        def give(node: Node) -> None:
+            node.mode = step.length & 0o7777
+
+        self._sets(step, give)
+
+    _fchmod = _chmod
+
+    def _chown(self, step: Step, data: bytes) -> None:
+        def give(node: Node) -> None:
+            uid, gid = node.owner
+            node.owner = (uid if step.length < 0 else step.length, gid if step.offset < 0 else step.offset)
+            if node.names is None:
+                node.mode &= ~0o6000
+
+        self._sets(step, give)
+
+    _fchown = _lchown = _chown
+
+    def _utimens(self, step: Step, data: bytes) -> None:
+        piece = data[step.where : step.where + step.length]
+        _, _, seconds, nanoseconds = struct.unpack("4q", piece) if piece else (0, 0, 0, _NOW)
+
+        def give(node: Node) -> None:
+            if nanoseconds != _LEFT_ALONE:
+                node.mtime = 0 if nanoseconds == _NOW else seconds * 10**9 + nanoseconds
+
+        self._sets(step, give)
+
+    def _setxattr(self, step: Step, data: bytes) -> None:
+        name, _, value = data[step.where : step.where + step.length].partition(b"\0")
+
+        def give(node: Node) -> None:
+            node.attributes[os.fsdecode(name)] = value
+
+        self._sets(step, give)
+
+    _lsetxattr = _fsetxattr = _setxattr
 
     def _unlink(self, step: Step, data: bytes) -> None:
         number = self._found(step.path)
@@ -240,19 +306,32 @@ class Disk:
     def _write_folder(self, nodes: Nodes, number: int, path: Path, written: dict[int, Path]) -> None:
         for name, inner in _names(nodes, number).items():
             one, node = path / name, nodes[inner]
+            if inner in written:
+                os.link(written[inner], one, follow_symlinks=False)
+                continue
+            written[inner] = one
             if node.names is not None:
                 one.mkdir(0o700)
                 self._write_folder(nodes, inner, one, written)
             elif node.target is not None:
                 one.symlink_to(node.target)
-            elif inner in written:
-                os.link(written[inner], one)
+            elif node.special:
+                os.mknod(one, node.special[0] | 0o600, node.special[1])
             else:
-                written[inner] = one
                 with open(os.open(one, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as file:
                     file.write(node.content)
-                if node.mtime:
-                    os.utime(one, ns=(node.mtime, node.mtime))
+            _dress(one, node)
+
+
+def _dress(path: Path, node: Node) -> None:
+    """Give `path` what it has besides its content."""
+    os.chown(path, *node.owner, follow_symlinks=False)
+    if node.target is None:
+        os.chmod(path, node.mode)
+    for name, value in node.attributes.items():
+        os.setxattr(path, name, value, follow_symlinks=False)
+    if node.mtime:
+        os.utime(path, ns=(node.mtime, node.mtime), follow_symlinks=False)
 
 
 def _names(nodes: Nodes, number: int) -> dict[str, int]:

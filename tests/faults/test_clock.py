@@ -27,3 +27,20 @@ def test_f48_jumps(btw: Installation, tmp_path: Path, keeper: str) -> None:
         change_source(tmp_path / "src", number + 2)
     found = [restored(btw, f"d@{row['stamp']}") for row in rows(btw, "d")]
     assert found == contents
+
+
+@pytest.mark.parametrize("keeper", ["file", "chunks"])
+def test_f48_jumps_between_streams(btw: Installation, tmp_path: Path, keeper: str) -> None:
+    (tmp_path / "out").write_text("first")
+    btw("command-init", "--type", keeper, "out", "--", "/bin/cat", tmp_path / "out")
+    contents = []
+    for number, jump in enumerate(JUMPS):
+        (tmp_path / "out").write_text(f"content {number}\n" * 100)
+        btw("command", "out", "d", env=other_clock(jump), timeout=60)
+        contents.append(content_of(tmp_path / "out"))
+        assert restored(btw, "d@latest") == contents[-1], jump
+    assert [restored(btw, f"d@{row['stamp']}") for row in rows(btw, "d")] == contents
+    for jump in JUMPS:
+        assert btw("scrub", env=other_clock(jump), timeout=60).status == 0
+        btw("cleanup", env=other_clock(jump), timeout=60)
+    assert [restored(btw, f"d@{row['stamp']}") for row in rows(btw, "d")] == contents

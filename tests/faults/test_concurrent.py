@@ -49,13 +49,14 @@ def test_f45_the_same_job_twice(btw: Installation, tmp_path: Path, keeper: str, 
         change_source(tmp_path / "src", number + 2)
 
 
-def test_f46_eight_jobs_into_one_store(btw: Installation, tmp_path: Path) -> None:
-    """All of them come out, and what they share is there once."""
+@pytest.mark.parametrize("keeper", KEEPERS)
+def test_f46_eight_jobs(btw: Installation, tmp_path: Path, keeper: str) -> None:
+    """All of them come out, and what they share is there once if they share a store."""
     names = [f"t{number}" for number in range(8)]
     for number, name in enumerate(names):
         make_source(tmp_path / name, 1)
         (tmp_path / name / "own").write_bytes(os.urandom(20_000) + name.encode())
-        btw.tree(tmp_path / name, "chunks", name)
+        btw.tree(tmp_path / name, keeper, name)
     for _ in range(2):
         runs = [btw.start("fs", tmp_path / name, f"hosts/{name}") for name in names]
         assert [(run.communicate(timeout=240), run.returncode)[1] for run in runs] == [0] * 8
@@ -63,18 +64,20 @@ def test_f46_eight_jobs_into_one_store(btw: Installation, tmp_path: Path) -> Non
             newest = rows(btw, f"hosts/{name}")[-1]["stamp"]
             assert restored(btw, f"hosts/{name}@{newest}") == content_of(tmp_path / name)
             change_source(tmp_path / name, 5)
-    plain = sum(path.stat().st_size for path in btw.root.glob(".store/chunks/*/*"))
+    stored = sum(path.stat().st_size for path in btw.root.glob(".store/chunks/*/*"))
     alone = (tmp_path / "t0" / "large").stat().st_size
-    assert plain < 8 * alone, "what is the same was stored again"
+    assert stored < 8 * alone, "what is the same was stored again"
     assert btw("scrub").status == 0
 
 
-def test_f47_locks_of_nobody(btw: Installation, tmp_path: Path) -> None:
+@pytest.mark.parametrize("keeper", KEEPERS)
+def test_f47_locks_of_nobody(btw: Installation, tmp_path: Path, keeper: str) -> None:
     """What is written in the file of a lock does not matter, nor that it is gone: the kernel knows who holds it."""
     make_source(tmp_path / "src", 1)
-    btw.tree(tmp_path / "src", "chunks", "src")
+    btw.tree(tmp_path / "src", keeper, "src")
     btw("fs", tmp_path / "src", "d")
-    locks = [path for path in (*btw.root.rglob(".lock"), *btw.config_dir.rglob(".lock")) if path.is_file()]
+    names = (".lock", "lock.yml")
+    locks = [path for top in (btw.root, btw.config_dir) for path in top.rglob("*") if path.name in names]
     assert locks
     for planted in (b"1 2020-01-01T00:00:00 btw-backup fs /\n", b"\0\xff" * 300, b""):
         for path in locks:
@@ -84,6 +87,25 @@ def test_f47_locks_of_nobody(btw: Installation, tmp_path: Path) -> None:
     for path in locks:
         path.unlink()
     btw("--lock-wait", "0", "fs", tmp_path / "src", "d", "--reread")
+    assert restored(btw, "d") == content_of(tmp_path / "src")
+
+
+@pytest.mark.parametrize("holder", ["scrub", "restore"])
+def test_f47_whoever_dies_holds_nothing(btw: Installation, tmp_path: Path, holder: str) -> None:
+    """A reader that is killed while it is stopped, with its lock: who comes next need not wait for anything."""
+    make_source(tmp_path / "src", 1)
+    (tmp_path / "src" / "much").write_bytes(os.urandom(12_000_000))
+    btw.tree(tmp_path / "src", "chunks", "src")
+    btw("fs", tmp_path / "src", "d")
+    words = ("scrub",) if holder == "scrub" else ("restore", "d", tmp_path / "out")
+    run = btw.start(*words, start_new_session=True)
+    time.sleep(0.3)
+    os.killpg(run.pid, signal.SIGSTOP)
+    os.killpg(run.pid, signal.SIGKILL)
+    run.communicate(timeout=60)
+    btw("--lock-wait", "0", "rm", "--force", "d@0")
+    btw("--lock-wait", "0", "cleanup", "--grace", "0")
+    btw("--lock-wait", "0", "fs", tmp_path / "src", "d")
     assert restored(btw, "d") == content_of(tmp_path / "src")
 
 
@@ -103,6 +125,37 @@ def _continue(run: subprocess.Popen[bytes]) -> None:
     """Go on, unless it was done before it could be stopped."""
     if run.returncode is None:
         os.killpg(run.pid, signal.SIGCONT)
+
+
+def _stopped_import(btw: Installation, tmp_path: Path, moment: float) -> subprocess.Popen[bytes]:
+    """An import of two backups, stopped some time after it began to write."""
+    btw("export", "other@all", tmp_path / "exported")
+    btw("rm", "--force", "other@0")
+    before = set(btw.root.rglob("*"))
+    run = btw.start("import", tmp_path / "exported", "imported", start_new_session=True)
+    while set(btw.root.rglob("*")) == before and run.poll() is None:
+        time.sleep(0.002)
+    time.sleep(moment)
+    if run.poll() is None:
+        os.killpg(run.pid, signal.SIGSTOP)
+    return run
+
+
+@pytest.mark.parametrize("moment", [0.0, 0.1])
+def test_f56_a_day_goes_by_while_an_import_sleeps(btw: Installation, tmp_path: Path, moment: float) -> None:
+    """As with a backup: what it found there already, and nobody else needs any more, is not taken from it."""
+    make_source(tmp_path / "src", 1)
+    (tmp_path / "src" / "much").write_bytes(os.urandom(12_000_000))
+    btw.tree(tmp_path / "src", "chunks", "src")
+    btw("fs", tmp_path / "src", "other")
+    run = _stopped_import(btw, tmp_path, moment)
+    cleanup = btw("--lock-wait", "1", "cleanup", "--grace", "24h", status=None, env=other_clock(25 * 3600))
+    assert cleanup.status in (0, 4), cleanup
+    _continue(run)
+    _, said = run.communicate(timeout=120)
+    assert run.returncode == 0, said
+    assert restored(btw, "imported") == content_of(tmp_path / "src")
+    assert btw("scrub").status == 0
 
 
 @pytest.mark.parametrize("moment", [0.0, 0.05, 0.1, 0.2])

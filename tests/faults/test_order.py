@@ -79,8 +79,11 @@ class Trace:
 
 
 def _counts(path: str) -> bool:
-    """Whether anybody relies on what is there: it is no temporary, and nothing in a folder that is one."""
+    """Whether anybody relies on what is there: it is no temporary, nothing in a folder that is one, and not staged to be
+    sent, of which only that is sent by a later run which has the digest that it should have."""
     parts = Path(path).parts
+    if ".offsite" in parts and "objects" in parts:
+        return False
     return not any(part.startswith(TEMPORARY) or "rdiff-backup.tmp" in part for part in parts) and not path.endswith(
         MAY_BE_LOST
     )
