@@ -19,7 +19,7 @@ from pathlib import Path
 from btw_backup import files, listing, log, specs
 from btw_backup.clock import STAMP, moment_of
 from btw_backup.errors import FatalUserError, NotFound, WouldOverwrite
-from btw_backup.keepers import Owe, Place
+from btw_backup.keepers import Owe, OweRemoval, Place
 from btw_backup.records import DAMAGED, FOLDER, REMOVED, Backup
 
 _RECORD = ".json"
@@ -136,25 +136,43 @@ def is_due(place: Place, now: datetime, grace: timedelta) -> bool:
         return bool(left - folders.stamps(folders.removed)) or not left or bool(expired(place, now, grace))
 
 
-def purge(place: Place, now: datetime, grace: timedelta, *, dry_run: bool) -> Purged:
-    """Remove for good what was removed longer ago than `grace`.
+def foreseen(place: Place, now: datetime, grace: timedelta) -> Purged:
+    """What `purge` would remove."""
+    with _opened(place, create=False) as folders:
+        return _purged(folders, expired(place, now, grace)) if folders else Purged()
+
+
+def purge(place: Place, now: datetime, grace: timedelta, owe_removal: OweRemoval) -> Purged:
+    """Remove for good what was removed longer ago than `grace`; before, its removal is owed to other places, too.
 
     The caller holds the locks of the dst, and that of the store shared. A folder that is half gone is not found again.
     """
     with _opened(place, create=False) as folders:
         if folders is None:
             return Purged()
-        if not dry_run:
-            files.sweep(folders.inside)
-            _settle(folders)
+        files.sweep(folders.inside)
+        _settle(folders)
         doomed = expired(place, now, grace)
-        sizes = _sizes(folders, doomed)
-        if not dry_run:
-            folders.delete(_names(doomed))
-            folders.delete(folders.orphans())
-            with suppress(OSError):  # there may be others in it
-                os.rmdir(REMOVED, dir_fd=folders.dst)
-        return Purged(len(doomed), sizes, tuple(dict.fromkeys(backup.path for backup in doomed)))
+        purged = _purged(folders, doomed)
+        owe_removal(list(_elsewhere(place, doomed)))
+        folders.delete(_names(doomed))
+        folders.delete(folders.orphans())
+        with suppress(OSError):  # there may be others in it
+            os.rmdir(REMOVED, dir_fd=folders.dst)
+        return purged
+
+
+def _elsewhere(place: Place, doomed: Sequence[Backup]) -> Iterator[str]:
+    """The paths below ROOT_PATH that backups, their records and marks have, or had, off-site."""
+    for backup in doomed:
+        yield f"{place.dst}/{FOLDER}/{backup.stamp}{_RECORD}"
+        yield f"{place.dst}/{FOLDER}/{backup.stamp}{DAMAGED}"
+    for path in dict.fromkeys(backup.path for backup in doomed):
+        yield f"{place.dst}/{path.name}{'/' if path.is_dir() else ''}"
+
+
+def _purged(folders: "_Folders", doomed: Sequence[Backup]) -> Purged:
+    return Purged(len(doomed), _sizes(folders, doomed), tuple(dict.fromkeys(backup.path for backup in doomed)))
 
 
 def _names(backups: Iterable[Backup]) -> list[str]:

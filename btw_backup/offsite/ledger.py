@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from btw_backup.errors import Damaged
-from btw_backup.offsite import index
+from btw_backup.offsite import doomed, index
+from btw_backup.offsite.doomed import CHUNK, PART, Doomed
 from btw_backup.offsite.index import File, Ref, State
 
 _TABLES = """
@@ -28,8 +29,6 @@ CREATE INDEX IF NOT EXISTS object_new ON object (told) WHERE told = 0;
 CREATE INDEX IF NOT EXISTS object_staged ON object (proved) WHERE proved = 0;
 CREATE TABLE IF NOT EXISTS file (path BLOB PRIMARY KEY, state TEXT, entry TEXT) WITHOUT ROWID;
 """
-CHUNK, PART = b"c", b"p"
-"""What an identity begins with: then comes the name of the chunk, or the SHA-256 of the part of a file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +52,11 @@ class Ledger:
         self._connection = sqlite3.connect(path, check_same_thread=False)
         try:
             os.chmod(path, 0o600)
-            self._connection.executescript(_TABLES)
+            self._connection.executescript(_TABLES + doomed.TABLE)
             if not self.meta("chain"):
                 with self._connection:
                     self._set("chain", secrets.token_hex(8))
+            self.doomed = Doomed(self._connection)
         except sqlite3.DatabaseError as error:
             self._connection.close()
             raise Damaged(f"{path} cannot be used: {error}", "move it away: then everything is sent anew") from error
@@ -93,12 +93,15 @@ class Ledger:
         states = {path: (state, index.file_of(value)) for path, (state, value) in found["states"].items()}
         return Pending(**{**found, "states": states, "removed": tuple(found["removed"])})
 
-    def set_pending(self, pending: Pending) -> None:
-        """Note that this record is on its way; the chunks that no other has told, it tells."""
+    def set_pending(self, pending: Pending, *, frees: bool = False) -> None:
+        """Note that this record is on its way; the chunks that no other has told, it tells. If it `frees` what it says
+        is removed, so do the objects that nothing needs then."""
         value = {name: getattr(pending, name) for name in Pending.__slots__}
         value["states"] = {path: [state, index.value_of(file)] for path, (state, file) in pending.states.items()}
         with self._connection:
             self._set("pending", value)
+            if frees:
+                self.doomed.note(pending.sequence, pending.removed)
             self._connection.execute("UPDATE object SET told = ? WHERE told = 0 AND proved = 1", (pending.sequence,))
 
     def settle(self, pending: Pending) -> None:
@@ -109,6 +112,7 @@ class Ledger:
                 self._connection.execute("INSERT OR REPLACE INTO file VALUES (?, ?, ?)", row)
             for path in pending.removed:
                 self._connection.execute("DELETE FROM file WHERE path = ?", (os.fsencode(path),))
+            self.doomed.settle(pending.sequence, pending.removed)
             self._set("sequence", pending.sequence)
             self._set("digest", pending.digest)
             counted = pending.state_size is None
@@ -138,6 +142,11 @@ class Ledger:
             "SELECT batch, name, length, stored FROM object WHERE identity = ?", (identity,)
         ).fetchone()
         return _ref(row) if row else None
+
+    def has_chunk(self, name: str) -> bool:
+        """Whether the chunk is proved to be there."""
+        query = "SELECT 1 FROM object WHERE identity = ? AND proved = 1"
+        return self._connection.execute(query, (CHUNK + bytes.fromhex(name),)).fetchone() is not None
 
     def stage(self, identity: bytes, ref: Ref) -> None:
         """Note that an object is on its way. It is on the disk of this machine with the next `save`."""
