@@ -2,7 +2,7 @@
 
 SPEC must be said, and may name several: a stamp, first, A..B (see restore). A backup that is younger than PROTECT_YOUNG
 and the last good one of a DST are removed with --force only. Of type rdiff, a full and its incrementals go together.
-Copies that are off-site stay there.
+Copies that are off-site stay there; at targets with ALLOW_REMOVAL = True cleanup removes them, too.
 
 example:
   btw-backup rm www@first

@@ -54,14 +54,14 @@ class _Removal:
     def _remove_files(self, debts: Sequence[Debt]) -> None:
         for batch in _batches(debts):
             for part in parts_with([debt.path for debt in batch]):
-                self._remove(part.prefix, part.paths)
+                self._remove(part.prefix, part.paths, recursive=False)
             self._noted.done_all(batch)
 
     def _remove_folder(self, debt: Debt) -> None:
         """Remove a repository; first what makes it one, so that nobody takes the rest for a backup."""
         there = self._target.listing(debt.path, recursive=True)
-        self._remove(debt.path, [path for path in there if f"/{OF_RDIFF}/current_mirror." in path])
-        self._remove(debt.path, list(there))
+        self._remove(debt.path, [path for path in there if f"/{OF_RDIFF}/current_mirror." in path], recursive=True)
+        self._remove(debt.path, list(there), recursive=True)
         self._noted.done_all([debt])
 
     def _remove_chunks(self, debts: Sequence[Debt]) -> None:
@@ -69,12 +69,12 @@ class _Removal:
         ordered = sorted(debts, key=lambda debt: debt.path)
         for prefix, group in groupby(ordered, lambda debt: debt.path[:_DIGIT]):
             for batch in _batches(list(group)):
-                self._remove(prefix, [debt.path for debt in batch])
+                self._remove(prefix, [debt.path for debt in batch], recursive=True)
                 self._noted.done_all(batch)
 
-    def _remove(self, prefix: str, paths: Iterable[str]) -> None:
+    def _remove(self, prefix: str, paths: Iterable[str], *, recursive: bool) -> None:
         """Remove what of `paths`, which all begin with `prefix`, is there. Raises `NotOffsite`."""
-        left, why = removed(self._target, prefix, paths)
+        left, why = removed(self._target, prefix, paths, recursive=recursive)
         if left:
             raise removals.not_removed(left, self._target.name, why)
 
@@ -82,7 +82,9 @@ class _Removal:
         for path, stored in self._manifests():
             if not removals.is_known(self._root, path, stored.size):
                 why = f"{path} is there, which is not here, and may need them"
-                hint = "import --from brings backups back; machines that share a place need a path each"
+                hint = (
+                    "import --from brings it back; if it is gone on purpose, remove it there; machines need a path each"
+                )
                 raise removals.not_removed([debt.path for debt in chunks], self._target.name, why, hint)
 
     def _manifests(self) -> Iterator[tuple[str, Stored]]:
@@ -92,14 +94,14 @@ class _Removal:
                 yield from (found for found in there.items() if found[0].endswith(ENDING))
 
 
-def removed(target: Target, prefix: str, paths: Iterable[str]) -> tuple[list[str], str]:
+def removed(target: Target, prefix: str, paths: Iterable[str], *, recursive: bool) -> tuple[list[str], str]:
     """Remove what of `paths`, which all begin with `prefix`, is there: what is left of it, and why."""
-    there = target.listing(prefix, recursive=True)
+    there = target.listing(prefix, recursive=recursive)
     doomed = [path for path in paths if path in there]
     if not doomed:
         return [], ""
     complaint = target.remove(doomed)
-    there = target.listing(prefix, recursive=True)
+    there = target.listing(prefix, recursive=recursive)
     return [path for path in doomed if path in there], complaint or "it is still there"
 
 

@@ -68,7 +68,7 @@ class ObjectRemoval:
             prefix = f"objects/{number:0{8 - _TOGETHER // 4}x}"
             for start in range(0, len(refs), _OBJECTS):
                 batch = refs[start : start + _OBJECTS]
-                left, why = removed(self._target, prefix, [ref.path for ref in batch])
+                left, why = removed(self._target, prefix, [ref.path for ref in batch], recursive=True)
                 self._ledger.doomed.gone([ref for ref in batch if ref.path not in set(left)])
                 if left:
                     raise ProgramFailed(f"{left[0]}: {why}")

@@ -20,8 +20,8 @@ _NEVER = (
     "s3:PutObjectAcl",
     "s3:PutBucketAcl",
 )
-"""Denied in so many words, whatever else the user may: with any of these, backups could be made to vanish. The first of
-them is what ALLOW_REMOVAL needs; where there is versioning, it hides what it deletes, and the others would destroy it."""
+"""Denied in so many words, whatever else the user may: with any of these, backups could be made to vanish. The first is
+what ALLOW_REMOVAL needs; where there is versioning, it hides what it deletes, and the others would destroy it."""
 
 
 def text_of(address: Address, *, read: bool) -> str:
@@ -57,8 +57,8 @@ def text_of(address: Address, *, read: bool) -> str:
 
 
 def _removable(address: Address, below: str) -> str:
-    """What may be deleted of all that is `below`: with ALLOW_REMOVAL what can be removed here, but no record of it; in a
-    mirror at least what rdiff-backup replaces. "" if it is nothing."""
+    """What may be deleted of all that is `below`: with ALLOW_REMOVAL what can be removed here, but no record of it; in
+    a mirror at least what rdiff-backup replaces. "" if it is nothing."""
     if address.layout == "objects":
         return below.removesuffix("*") + "objects/*" if address.allow_removal else ""
     return below if address.allow_removal else f"{below}/{FOLDER}/*"
