@@ -227,6 +227,12 @@ class Ledger:
             found.append(os.fsdecode(path))
         return found
 
+    def sizes(self, ending: str) -> Iterator[tuple[str, int]]:
+        """The files that are told of whose path has that ending, and their sizes."""
+        for path, entry in self._connection.execute("SELECT path, entry FROM file"):
+            if path.endswith(os.fsencode(ending)):
+                yield os.fsdecode(path), index.file_of(json.loads(entry)).size
+
     def state(self) -> State:
         """All that the records tell."""
         files = {

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 
-from btw_backup.offsite import Stored, Target, removals
+from btw_backup.offsite import Target, removals
 from btw_backup.offsite.parts import parts_with
 from btw_backup.offsite.state import Debt, SyncState
 from btw_backup.offsite.superseded import FOLDER as OF_RDIFF
@@ -48,7 +48,7 @@ class _Removal:
             self._remove_folder(debt)
         self._remove_files([debt for debt in single if debt not in set(records)])
         if chunks:
-            self._refuse_foreign(chunks)
+            removals.refuse_foreign(self._manifests(), chunks, self._root, self._target.name)
             self._remove_chunks(chunks)
 
     def _remove_files(self, debts: Sequence[Debt]) -> None:
@@ -78,20 +78,12 @@ class _Removal:
         if left:
             raise removals.not_removed(left, self._target.name, why)
 
-    def _refuse_foreign(self, chunks: Sequence[Debt]) -> None:
-        for path, stored in self._manifests():
-            if not removals.is_known(self._root, path, stored.size):
-                why = f"{path} is there, which is not here, and may need them"
-                hint = (
-                    "import --from brings it back; if it is gone on purpose, remove it there; machines need a path each"
-                )
-                raise removals.not_removed([debt.path for debt in chunks], self._target.name, why, hint)
-
-    def _manifests(self) -> Iterator[tuple[str, Stored]]:
+    def _manifests(self) -> Iterator[tuple[str, int]]:
+        """Those that are there, and their sizes."""
         for folder in self._target.folders():
             if not folder.startswith("."):
                 there = self._target.listing(folder, recursive=True)
-                yield from (found for found in there.items() if found[0].endswith(ENDING))
+                yield from ((path, stored.size) for path, stored in there.items() if path.endswith(ENDING))
 
 
 def removed(target: Target, prefix: str, paths: Iterable[str], *, recursive: bool) -> tuple[list[str], str]:

@@ -5,8 +5,11 @@ taken away by somebody else. An object goes if neither a file nor a chunk that t
 Records, and the states in them, stay. The objects of files that were merely replaced (by rdiff-backup, or by whoever
 spoilt them here) stay as well: no record says that they were removed.
 
-That is known of our own chain only: the others are encrypted to a key that is not here, and may name the same objects
-(who imports continues with what another machine sent). While there is another chain, nothing is told nor removed.
+A chunk goes only if every manifest that the records tell of is here, too: what `cleanup` freed, it freed by those.
+
+What the records tell is known of our own chain only: the others are encrypted to a key that is not here, and may name
+the same objects (who imports continues with what another machine sent). While there is another chain, nothing is told
+nor removed.
 """
 
 from collections.abc import Sequence
@@ -18,7 +21,7 @@ from btw_backup.offsite.chain import Chain
 from btw_backup.offsite.ledger import Ledger
 from btw_backup.offsite.mirror_removal import removed
 from btw_backup.offsite.state import Debt, SyncState
-from btw_backup.store import chunk_in
+from btw_backup.store import ENDING, chunk_in
 
 _PATHS = 10000  # in one record
 _OBJECTS = 1000
@@ -40,11 +43,18 @@ class ObjectRemoval:
         if not due:
             return
         self._refuse_others(due)
-        paths = sorted({path for debt in due for path in self._known(debt.path)}, key=lambda path: bool(chunk_in(path)))
+        chunks = [debt for debt in due if chunk_in(debt.path)]
+        self._remove([debt for debt in due if not chunk_in(debt.path)], noted)
+        if chunks:
+            removals.refuse_foreign(self._ledger.sizes(ENDING), chunks, self._root, self._target.name)
+            self._remove(chunks, noted)
+
+    def _remove(self, debts: Sequence[Debt], noted: SyncState) -> None:
+        paths = list(dict.fromkeys(path for debt in debts for path in self._known(debt.path)))
         for start in range(0, len(paths), _PATHS):
             self._chain.tell_removal(paths[start : start + _PATHS])
         self._remove_objects()
-        noted.done_all(due)
+        noted.done_all(debts)
 
     def _known(self, path: str) -> Sequence[str]:
         """What was told of `path`."""

@@ -16,7 +16,7 @@ and only when nothing is owed to the target: it has all that is kept here before
 What becomes of it at a mirror is in `mirror_removal`, with the layout objects in `object_removal`. In both cases the
 record goes first, what needs most next, chunks last; only a listing proves that something is gone. Where other
 manifests, or other chains of records, than ours show that somebody else has backups there, or that we had before we
-lost what we knew, nothing is removed that these might need.
+lost them or what we knew of them, nothing is removed that these might need.
 """
 
 import hashlib
@@ -86,7 +86,17 @@ def due(noted: SyncState, root: str) -> list[Debt]:
     return found
 
 
-def is_known(root: str, path: str, size: int) -> bool:
+def refuse_foreign(manifests: Iterable[tuple[str, int]], chunks: Sequence[Debt], root: str, place: str) -> None:
+    """Raise `NotOffsite` if one of the `manifests` that are at a target, with their sizes, is not here: then nobody
+    here knows whether it needs any of `chunks`, which cleanup freed by what it found here."""
+    for path, size in manifests:
+        if not _is_known(root, path, size):
+            why = f"{path} is there, which is not here, and may need them"
+            hint = "import --from brings it back; if it is gone on purpose, remove it there; machines need a path each"
+            raise not_removed([debt.path for debt in chunks], place, why, hint)
+
+
+def _is_known(root: str, path: str, size: int) -> bool:
     """Whether the backup with the path `path`, of so many bytes, is here, or was removed and can be brought back."""
     for here in (f"{root}/{path}", _out_of_sight(root, path)):
         with suppress(OSError):
