@@ -121,7 +121,10 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     for act in dict.fromkeys(each["act"] for each in found):
         of_act = [each for each in found if each["act"] == act]
         steps, tried, broken = (sum(each[name] for each in of_act) for name in ("steps", "tried", "broken"))
-        terminalreporter.line(f"{act}: {len(of_act)} cases, {tried} of {steps} tried, {broken} violations")
+        found_out = f", {sum(each['found'] for each in of_act)} found" if "found" in of_act[0] else ""
+        worst = "".join(f", {each['worst']}" for each in of_act if "worst" in each)
+        line = f"{act}: {len(of_act)} cases, {tried} of {steps} tried{found_out}, {broken} violations{worst}"
+        terminalreporter.line(line)
     terminalreporter.line(f"seeds: {', '.join(sorted({str(each['seed']) for each in found}))} (BTW_FAULTS_SEED)")
 
 

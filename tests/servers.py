@@ -90,6 +90,16 @@ class Postgres:
         """The names of the databases but the templates."""
         return set(json.loads(self.sql("SELECT json_agg(datname) FROM pg_database WHERE NOT datistemplate")))
 
+    def becomes_idle(self) -> None:
+        """Wait until nobody is connected."""
+        others = (
+            "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+        )
+        deadline = time.monotonic() + PATIENCE
+        while self.sql(others) != "0":
+            assert time.monotonic() < deadline, "somebody stays connected"
+            time.sleep(0.02)
+
     def start(self) -> None:
         """Start it, and wait until it answers."""
         command = [

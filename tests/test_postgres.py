@@ -16,7 +16,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from btw_backup.errors import FatalUserError, ImproperlyConfigured, ProgramFailed, WouldOverwrite
-from btw_backup.sources import Produced, postgres_client, postgres_digest, postgres_server
+from btw_backup.sources import Produced, postgres_client, postgres_digest, postgres_server, postgres_temporary
 from btw_backup.sources.postgres import Database, Globals, safe_name
 from btw_backup.sources.postgres_client import Client, suitable
 from btw_backup.sources.postgres_restore import restore_database
@@ -407,6 +407,50 @@ def test_g11_force_replaces_even_with_somebody_in_it(shop: Postgres, monkeypatch
     assert shop.dump("shop") == before
     assert shop.databases() == {"postgres", "shop"}
     assert shop.sql("SELECT datallowconn FROM pg_database WHERE datname = 'shop'") == "t"
+
+
+def test_force_replaces_a_database_whose_clients_come_again_at_once(
+    shop: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They wait or are refused while it is replaced, and at no moment is it closed to them in a way that would last."""
+    before = shop.dump("shop")
+    _, content = dumped(Database("shop", use(shop, monkeypatch)))
+    shop.sql("CREATE TABLE worthless ()", "shop")
+    coming = f"while :; do {shop.programs}/psql -Xqc 'SELECT pg_sleep(6000)' shop; done"
+    command = ["setpriv", "--pdeathsig", "KILL", "--", "bash", "-c", coming]
+    guests = [subprocess.Popen(command, env={**os.environ, **shop.env}, stderr=subprocess.DEVNULL) for _ in range(3)]
+    try:
+        while shop.sql("SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(6000)'") != "3":
+            time.sleep(0.05)
+        closed = "SELECT count(*) FROM pg_database WHERE NOT datallowconn AND datname <> 'template0'"
+        restored(shop, monkeypatch, "shop", content, force=True)
+        assert shop.sql(closed) == "0"
+    finally:
+        for guest in guests:
+            guest.kill()
+            guest.wait()
+        shop.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(6000)'")
+    assert shop.dump("shop") == before
+    assert shop.databases() == {"postgres", "shop"}
+
+
+def test_what_a_restore_left_that_died_is_dropped_by_the_next(shop: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not what another one is at, nor what only sounds alike."""
+    connection = use(shop, monkeypatch)
+    with postgres_server.connected(connection, "postgres") as other:
+        names = postgres_temporary.claimed(other)
+        dead = ("btw_restore_0123456789abcde", "btw_replaced_fedcba987654321")
+        alive = {names.new, "btw_restore_1234", "btw_restore_0123456789abcdef", "xbtw_restore_0123456789abcde"}
+        for name in (*dead, *alive):
+            shop.sql(f'CREATE DATABASE "{name}"')
+        assert postgres_server.databases(connection) == sorted(alive - {names.new} | {"postgres", "shop"})
+        _, content = dumped(Database("shop", connection))
+        restored(shop, monkeypatch, "shop2", content)
+        assert shop.databases() == {"postgres", "shop", "shop2"} | alive
+        with pytest.raises(FatalUserError, match="would be dropped by the next restore"):
+            restored(shop, monkeypatch, dead[0], content)
+    restored(shop, monkeypatch, "shop3", content)
+    assert shop.databases() == {"postgres", "shop", "shop2", "shop3"} | alive - {names.new}
 
 
 def test_a_failed_restore_leaves_everything_as_it_was(shop: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:

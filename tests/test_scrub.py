@@ -582,6 +582,22 @@ def test_h06_an_archive(btw: Installation, source: Path) -> None:
     assert mark.by == "verify"
 
 
+@pytest.mark.parametrize("missing", [1, 4])
+def test_an_archive_whose_checksum_is_cut_off(btw: Installation, source: Path, missing: int) -> None:
+    """All of its content is there, and so a restore gives it back; but the program zstd would complain."""
+    btw.tree(source, "tar")
+    btw("fs", source, "t")
+    (path,) = (btw.root / "t").glob("*.tar.zst")
+    os.truncate(path, path.stat().st_size - missing)
+    assert subprocess.run(["zstd", "-qt", path], check=False, capture_output=True).returncode != 0
+    assert "though its content is all there" in btw("scrub", status=5).out
+    btw("restore", "t", btw.top / "out")
+    assert tree_differences(source, btw.top / "out") == ""
+    assert valid(btw, "t") == [False]
+    btw("fs", source, "t")
+    assert valid(btw, "t") == [False, True]
+
+
 @pytest.fixture
 def rotting(tmp_path: Path) -> Iterator[Path]:
     """A tree on a filesystem of its own, in an image."""

@@ -10,8 +10,8 @@ from btw_backup.clock import stamp_of, utc_now
 from btw_backup.offsite import index
 from btw_backup.offsite.delivery import Delivery
 from btw_backup.offsite.doomed import STATE
-from btw_backup.offsite.index import File, Record, Ref
-from btw_backup.offsite.ledger import Ledger, Pending
+from btw_backup.offsite.index import File, Pending, Record, Ref
+from btw_backup.offsite.ledger import Ledger
 from btw_backup.store import chunk_in
 
 PART_SIZE = 14 << 20
@@ -37,7 +37,7 @@ class Chain:
     def tell(self, found: Mapping[str, tuple[str, File]], removed: Sequence[str]) -> None:
         """Tell what arrived: files with what they looked like, and all new chunks; and what was replaced."""
         new = self._ledger.new_chunks()
-        if found or removed or new:
+        if found or removed or new or self._ledger.meta("state_wanted"):
             self._send(self._made(found, tuple(dict.fromkeys(removed)), new, frees=False))
 
     def tell_removal(self, paths: Sequence[str]) -> None:
@@ -68,21 +68,22 @@ class Chain:
         self._delivery.write(path, content)
         size = state.size if state else None
         pending = Pending(path, sequence, digest, len(content), dict(found), removed, size)
-        self._ledger.set_pending(pending, frees=frees)
-        return pending
+        return self._ledger.set_pending(pending, frees=frees)
 
     def _state_is_due(self) -> bool:
         count, size = self._ledger.since
-        return count >= RECORDS or size > max(RECORD_BYTES, int(self._ledger.meta("state_size", 0)))
+        return (
+            self._ledger.meta("state_wanted")
+            or count >= RECORDS
+            or size > max(RECORD_BYTES, int(self._ledger.meta("state_size", 0)))
+        )
 
     def _state(self) -> File | None:
         """All that was told so far, as objects; None if they do not arrive."""
-        content = index.state_text(self._ledger.state())
-        pieces = [content[start : start + PART_SIZE] for start in range(0, len(content), PART_SIZE)]
+        pieces = list(index.state_pieces(self._ledger.told_files(), self._ledger.told_chunks(), PART_SIZE))
+        digest = hashlib.sha256(b"".join(pieces)).hexdigest()
         parts = tuple(map(self._part, pieces))
-        if self._delivery.deliver()[0]:
-            return None
-        return File(len(content), hashlib.sha256(content).hexdigest(), 0, parts)
+        return None if self._delivery.deliver()[0] else File(sum(map(len, pieces)), digest, 0, parts)
 
     def _part(self, piece: bytes) -> Ref:
         identity = STATE + hashlib.sha256(piece).digest()

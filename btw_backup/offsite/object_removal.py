@@ -12,12 +12,13 @@ the same objects (who imports continues with what another machine sent). While t
 nor removed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 from btw_backup.errors import ProgramFailed
 from btw_backup.offsite import Target, index, removals
 from btw_backup.offsite.chain import Chain
+from btw_backup.offsite.doomed import CHUNK
 from btw_backup.offsite.ledger import Ledger
 from btw_backup.offsite.mirror_removal import removed
 from btw_backup.offsite.state import Debt, SyncState
@@ -46,7 +47,7 @@ class ObjectRemoval:
         chunks = [debt for debt in due if chunk_in(debt.path)]
         self._remove([debt for debt in due if not chunk_in(debt.path)], noted)
         if chunks:
-            removals.refuse_foreign(self._ledger.sizes(ENDING), chunks, self._root, self._target.name)
+            removals.refuse_foreign(self._manifests(), chunks, self._root, self._target.name)
             self._remove(chunks, noted)
 
     def _remove(self, debts: Sequence[Debt], noted: SyncState) -> None:
@@ -61,8 +62,12 @@ class ObjectRemoval:
         if path.endswith("/"):
             return self._ledger.paths_below(path)
         name = chunk_in(path)
-        known = self._ledger.has_chunk(name) if name else self._ledger.file(path)
+        known = self._ledger.object(CHUNK + bytes.fromhex(name)) if name else self._ledger.file(path)
         return [path] if known else []
+
+    def _manifests(self) -> Iterator[tuple[str, int]]:
+        """Those that are told of, and their sizes."""
+        return ((path, file.size) for path, file in self._ledger.told_files() if path.endswith(ENDING))
 
     def _refuse_others(self, due: Sequence[Debt]) -> None:
         there = self._target.listing(f"{index.FOLDER}/", recursive=True)

@@ -19,7 +19,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -27,7 +27,7 @@ from btw_backup import files, log, progress
 from btw_backup.addresses import Address
 from btw_backup.clock import stamp_of, utc_now
 from btw_backup.errors import Damaged, NotOffsite
-from btw_backup.offsite import Target, bucket, sampling, sealing, storekey
+from btw_backup.offsite import Target, bucket, index, sampling, sealing, storekey, superseded
 from btw_backup.offsite.chain import PART_SIZE, Chain
 from btw_backup.offsite.debts import HINT, Debts, as_folder, touches
 from btw_backup.offsite.delivery import Delivery
@@ -37,12 +37,11 @@ from btw_backup.offsite.ledger import Ledger
 from btw_backup.offsite.object_removal import ObjectRemoval
 from btw_backup.offsite.parts import files_below, repository_of
 from btw_backup.offsite.state import SYNC, Debt, SyncState
-from btw_backup.offsite.superseded import superseded
 from btw_backup.store import chunks
 from btw_backup.store.chunks import ChunkStore
 
-PATIENCE = 600.0
-"""Seconds after which what was sent so far is told, though there is more to send."""
+PATIENCE, MOST_CHUNKS = 600.0, 20_000
+"""Seconds and chunks after which what was sent so far is told, though there is more to send."""
 
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CHUNKS = f"{chunks.FOLDER}/chunks/"
@@ -63,6 +62,7 @@ class Objects:
         self._began = time.monotonic()
         self._doubts: dict[str, str] = {}
         self._last = ""
+        self._untold = 0
         self._begun = False
 
     def work_off(self) -> None:
@@ -86,7 +86,7 @@ class Objects:
         self._doubts = {}
         if any(debt.op == SYNC and not debt.path for debt in debts):
             self._delivery.sweep()
-            self._delivery.verify()
+            self._verify()
         with progress.shown(f"to {self._delivery.name}", sum(map(self._size_of, debts))) as advance:
             for path in self._paths(debts):
                 self._take(path)
@@ -95,6 +95,12 @@ class Objects:
         for debt in debts:
             if self._debts.kind(debt):
                 self._debts.settle(debt, self._doubts)
+
+    def _verify(self) -> None:
+        """Look whether all that was sent is there. A lost record is made good by a state, with which reading begins."""
+        if any(thing.startswith(f"{index.FOLDER}/") for thing in self._delivery.verify()):
+            self._ledger.note("state_wanted", True)
+        bucket.furnish(self._delivery, self._ledger, self._recipients, self._key)
 
     def _finish_what_was_begun(self) -> None:
         """Send what an interrupted run had staged, and its record; and what everybody has to find at the target."""
@@ -129,19 +135,20 @@ class Objects:
         return self._size(debt.path) if debt.path and not debt.path.endswith("/") else 0
 
     def _size(self, path: str) -> int:
-        try:
+        with suppress(OSError):
             return os.lstat(self._debts.here(path)).st_size
-        except OSError:
-            return 0
+        return 0
 
     def _take(self, path: str) -> None:
         """Stage what is new of a file."""
         folder = repository_of(path)
-        if self._last != folder and time.monotonic() - self._began > PATIENCE:
+        is_chunk = path.startswith(_CHUNKS)
+        is_due = time.monotonic() - self._began > PATIENCE or self._untold >= MOST_CHUNKS
+        if is_due and (is_chunk or self._last != folder):
             self._tell()  # between repositories: half of one is worth nothing
         self._last = folder
         try:
-            if path.startswith(_CHUNKS):
+            if is_chunk:
                 self._take_chunk(path)
             else:
                 self._take_file(path)
@@ -159,6 +166,7 @@ class Objects:
         identity = CHUNK + bytes.fromhex(name)
         if self._ledger.object(identity) is None:
             self._delivery.stage(identity, self._store.frame(name))
+            self._untold += 1
 
     def _take_file(self, path: str) -> None:
         with open(os.open(self._debts.here(path), _READ), "rb", buffering=0) as file:
@@ -185,7 +193,7 @@ class Objects:
         """Have all that was staged sent, and send a record of what arrived, and of what was replaced in `debts`."""
         lost, chunks = self._delivery.deliver()
         found, self._files = self._files, {}
-        self._began = time.monotonic()
+        self._began, self._untold = time.monotonic(), 0
         for path in [path for path, (_, file) in found.items() if any(part in lost for part in file.parts)]:
             self._doubts[path] = next(lost[part] for part in found.pop(path)[1].parts if part in lost)
         self._doubts.update({f"{_CHUNKS}{name[:2]}/{name}.zst": why for name, why in chunks.items()})
@@ -196,9 +204,9 @@ class Objects:
         """What rdiff-backup replaced in `folder`, and its successor is there. The objects stay."""
         if any(touches(path, folder) for path in self._doubts):
             return []
-        known = self._ledger.paths_below(folder)
+        known = self._ledger.paths_below(folder, superseded.FOLDER)
         here = {path for path in known if os.path.lexists(self._debts.here(path))}
-        return superseded(known, here | {path for path in found if path.startswith(folder)})
+        return superseded.superseded(known, here | {path for path in found if path.startswith(folder)})
 
 
 @contextmanager
@@ -218,9 +226,7 @@ def opened(address: Address, target: Target, journal: SyncState, known: Path, ro
 
 
 def open_ledger(path: Path, journal: SyncState) -> Ledger:
-    """The ledger in the file `path`. If it is lost, all that there is is owed anew."""
-    if not path.exists():
-        journal.owe(SYNC, "")
+    """The ledger in the file `path`. If it cannot be read, all that there is is owed anew."""
     try:
         return Ledger(path)
     except Damaged as error:
@@ -239,8 +245,7 @@ def state_of(file: BinaryIO) -> str:
 
 def _piece(file: BinaryIO) -> bytes:
     """As much as goes into one object."""
-    pieces, left = [], PART_SIZE
-    while left and (piece := file.read(left)):
-        pieces.append(piece)
-        left -= len(piece)
-    return b"".join(pieces)
+    content = b""
+    while len(content) < PART_SIZE and (piece := file.read(PART_SIZE - len(content))):
+        content += piece
+    return content

@@ -9,7 +9,7 @@ from btw_backup import listing, locks
 from btw_backup.errors import Damaged, FatalUserError
 from btw_backup.progress import Advance
 from btw_backup.records import Backup
-from btw_backup.store import evidence, manifest
+from btw_backup.store import evidence, frames, manifest
 from btw_backup.store.chunks import ChunkStore
 from btw_backup.stream import PIECE
 
@@ -92,6 +92,10 @@ def _read_through(backup: Backup, advance: Advance) -> None:
         with listing.keeper_of(backup).open(backup) as stream:
             while piece := stream.read(PIECE):
                 advance(len(piece))
+        if backup.path.suffix == ".zst":
+            with open(os.open(backup.path, os.O_RDONLY | os.O_NOFOLLOW), "rb", buffering=0) as file:
+                if frames.is_cut(file.fileno()):
+                    raise Damaged(f"{backup.address} is damaged: its end is missing, though its content is all there")
     except OSError as error:
         raise Damaged(f"{backup.address} cannot be read: {error.strerror or error}") from error
 

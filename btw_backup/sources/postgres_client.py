@@ -151,3 +151,8 @@ def suitable(clients: Iterable[Client], major: int) -> list[Client]:
             f"apt-get install postgresql-client-{major}; apt.postgresql.org has every version",
         )
     return sorted(found, key=lambda client: (client.version[0], -client.version[1]))
+
+
+def one_line(error: Exception) -> str:
+    """What `error` says, on one line."""
+    return re.sub(r"\s+", " ", str(error)).strip()

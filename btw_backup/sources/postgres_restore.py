@@ -1,8 +1,8 @@
 """A dump made a database again: whole under a name of its own first, then under the name that was asked for."""
 
-import os
 import re
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,10 +13,13 @@ from psycopg import Connection, sql
 
 from btw_backup import log
 from btw_backup.errors import FatalUserError, ProgramFailed, WouldOverwrite
-from btw_backup.sources import postgres_server
-from btw_backup.sources.postgres_client import Client, remedy
+from btw_backup.sources import postgres_server, postgres_temporary
+from btw_backup.sources.postgres_client import Client, one_line, remedy
 from btw_backup.sources.postgres_dump import read, reader_of, spooled
-from btw_backup.sources.postgres_server import one_line
+from btw_backup.sources.postgres_temporary import Names
+
+_RENAMING = sql.SQL("ALTER DATABASE {} RENAME TO {}")
+_AGAIN = 0.05  # seconds between two looks for sessions in a database that is to be replaced
 
 _OF_THE_DATABASE = re.compile(rb"\d+; \d+ \d+ (?:(?:COMMENT|ACL|SECURITY LABEL) - )?DATABASE(?: PROPERTIES)? .*")
 """The entries of ``pg_restore --create --list`` that are about the database itself, and not about what is in it."""
@@ -40,25 +43,33 @@ def restore_database(
     """Restore the dump `stream` into the new database `name`, with the properties that the database had.
 
     Raises `WouldOverwrite` if there is such a database; with `force` it is replaced, when the new one is complete. A
-    failure leaves everything as it was. `scratch` is a folder for a copy of a stream that is not a file.
+    failure leaves everything as it was, and a death too, but for a database that the next restore drops. `scratch` is a
+    folder for a copy of a stream that is not a file.
     """
     maintenance = "template1" if name == "postgres" else "postgres"
     with spooled(stream, scratch) as dump, postgres_server.connected(connection, maintenance) as session:
+        postgres_temporary.sweep(session)
         exists = _check(session, name, force)
         client = reader_of(dump, session.info.server_version // 10000)
         statements = _statements(dump, client, name)
-        with _temporary_database(session, statements) as temporary:
-            target = postgres_server.reaching(connection, temporary)
+        names = postgres_temporary.claimed(session)
+        with _temporary_database(session, names.new, statements):
+            target = postgres_server.reaching(connection, names.new)
             read(dump, client, f"the restore of {name}", "--exit-on-error", f"--dbname={target}")
-            with postgres_server.connected(connection, temporary) as inside:  # a comment is in the encoding from there
-                _restore_properties(inside, statements, temporary)
-            _rename(session, temporary, name, replace=exists)
+            with postgres_server.connected(connection, names.new) as inside:  # a comment is in the encoding from there
+                _restore_properties(inside, statements, names.new)
+            if exists:
+                _replace(session, connection, names, name)
+            else:
+                session.execute(_RENAMING.format(sql.Identifier(names.new), sql.Identifier(name)))
 
 
 def _check(session: Connection, name: str, force: bool) -> bool:
     """Whether there is a database `name` that shall be replaced."""
     if not name or "\0" in name or len(name.encode("utf-8", "surrogateescape")) > 63:
         raise FatalUserError(f"no database can be called {name!r}, because a name has 1 to 63 bytes")
+    if postgres_temporary.is_ours(name):
+        raise FatalUserError(f"a database called {name} would be dropped by the next restore", "choose another name")
     row = session.execute("SELECT datistemplate FROM pg_database WHERE datname = %s", [name]).fetchone()
     if row is not None and row[0]:
         raise WouldOverwrite(f"the database {name} is a template of this server", "restore into another name")
@@ -88,9 +99,8 @@ def _sql_of(dump: BinaryIO, client: Client, entries: bytes) -> bytes:
 
 
 @contextmanager
-def _temporary_database(session: Connection, statements: list[bytes]) -> Iterator[str]:
-    """A new database, made as the first of `statements` says, that is dropped if the block ends badly."""
-    name = f"btw_restore_{os.getpid()}"
+def _temporary_database(session: Connection, name: str, statements: list[bytes]) -> Iterator[None]:
+    """The new database `name`, made as the first of `statements` says, that is dropped if the block ends badly."""
     creation = next(
         (found for found in map(_ABOUT.fullmatch, statements) if found and found["verb"] == b"CREATE"), None
     )
@@ -98,18 +108,10 @@ def _temporary_database(session: Connection, statements: list[bytes]) -> Iterato
         session, b"CREATE DATABASE %s %s" % (quoted(name), creation["rest"] if creation else b"TEMPLATE template0")
     )
     try:
-        yield name
+        yield
     except BaseException:
-        _drop(session, name)
+        postgres_temporary.drop(session, name)
         raise
-
-
-def _drop(session: Connection, name: str) -> None:
-    """Drop a database of ours; if that fails, say what is left."""
-    try:
-        session.execute(sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(name)))
-    except psycopg.Error as error:
-        log.warn(f"the database {name} is left behind: {one_line(error)}", f'drop it with DROP DATABASE "{name}"')
 
 
 def _restore_properties(session: Connection, statements: list[bytes], name: str) -> None:
@@ -122,30 +124,41 @@ def _restore_properties(session: Connection, statements: list[bytes], name: str)
             _execute(session, b"%s DATABASE %s %s" % (about["verb"], quoted(name), about["rest"]))
 
 
-def _rename(session: Connection, new: str, name: str, *, replace: bool) -> None:
-    """Let the database `new` take the name `name`, and drop the one that had it."""
-    renaming = sql.SQL("ALTER DATABASE {} RENAME TO {}")
-    if not replace:
-        session.execute(renaming.format(sql.Identifier(new), sql.Identifier(name)))
-        return
-    old = f"btw_replaced_{os.getpid()}"
-    with _nobody_in(session, name), session.transaction():
-        session.execute(renaming.format(sql.Identifier(name), sql.Identifier(old)))
-        session.execute(renaming.format(sql.Identifier(new), sql.Identifier(name)))
-    _drop(session, old)
+def _replace(session: Connection, connection: str, names: Names, name: str) -> None:
+    """Let the new database take the name `name`, and drop the one that had it.
+
+    Until both are renamed, nothing about the old one changes that a death of ours could leave changed.
+    """
+    with _nobody_in(session, connection, name), session.transaction():
+        session.execute(_RENAMING.format(sql.Identifier(name), sql.Identifier(names.old)))
+        session.execute(_RENAMING.format(sql.Identifier(names.new), sql.Identifier(name)))
+    postgres_temporary.drop(session, names.old)
 
 
 @contextmanager
-def _nobody_in(session: Connection, name: str) -> Iterator[None]:
-    """The database `name` without anybody connected; if the block ends badly, all are let in again."""
-    allow = sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS {}")
-    session.execute(allow.format(sql.Identifier(name), sql.SQL("false")))
-    try:
-        session.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
-        yield
-    except BaseException:
-        session.execute(allow.format(sql.Identifier(name), sql.SQL("true")))
-        raise
+def _nobody_in(session: Connection, connection: str, name: str) -> Iterator[None]:
+    """All sessions in the database `name` are ended, again and again while the block lasts: whoever comes in before the
+    server has locked the name, to rename it, would be in the way."""
+    row = session.execute("SELECT oid FROM pg_database WHERE datname = %s", [name]).fetchone()
+    ending = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datid = %s"
+    session.execute(ending, row)
+    done = threading.Event()
+    with postgres_server.connected(connection, session.info.dbname) as other:
+
+        def keep_out() -> None:
+            while not done.wait(_AGAIN):
+                try:
+                    other.execute(ending, row)
+                except psycopg.Error:  # the renaming fails then, and says why
+                    return
+
+        thread = threading.Thread(target=keep_out)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
 
 
 def _execute(session: Connection, statement: bytes) -> None:

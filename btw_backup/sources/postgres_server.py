@@ -13,8 +13,8 @@ import psycopg
 from psycopg import conninfo
 
 from btw_backup.errors import ImproperlyConfigured, ProgramFailed
-from btw_backup.sources import postgres_client
-from btw_backup.sources.postgres_client import Client
+from btw_backup.sources import postgres_client, postgres_temporary
+from btw_backup.sources.postgres_client import Client, one_line
 
 _SECRETS = ("password", "sslpassword", "oauth_client_secret")
 
@@ -45,10 +45,11 @@ def reach(connection: str, database: str = "") -> Server:
 
 
 def databases(connection: str) -> list[str]:
-    """Every database of the server but the templates and those that let nobody in, in the order of their names."""
+    """Every database of the server but the templates, those that let nobody in, and those of restores that are not
+    complete; in the order of their names."""
     with connected(connection) as session:
         rows = session.execute("SELECT datname FROM pg_database WHERE datallowconn AND NOT datistemplate ORDER BY 1")
-        return [str(name) for (name,) in rows.fetchall()]
+        return [name for (name,) in rows.fetchall() if not postgres_temporary.is_ours(name)]
 
 
 def reaching(connection: str, database: str = "") -> str:
@@ -93,8 +94,3 @@ def _hint(reason: str) -> str:
     if "No such file or directory" in reason or "refused" in reason or "timeout" in reason:
         return "is the server running? PGHOST and PGPORT, or CONNECTION in the database's file, say where it is"
     return ""
-
-
-def one_line(error: psycopg.Error) -> str:
-    """What `error` says, on one line."""
-    return re.sub(r"\s+", " ", str(error)).strip()

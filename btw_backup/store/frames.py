@@ -27,3 +27,9 @@ def end_of(file: int, length: int | None = None) -> int:
         if header & 1:
             return at + 4 * parameters.has_checksum
     return 0
+
+
+def is_cut(file: int) -> bool:
+    """Whether the open `file` ends before the frame does with which it begins: if only the checksum is missing, whoever
+    has all of the plain content does not see that, and the program zstd complains."""
+    return not 0 < end_of(file) <= os.fstat(file).st_size

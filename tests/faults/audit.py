@@ -15,7 +15,7 @@ from pathlib import Path
 
 from btw_backup.files import TEMPORARY
 from tests.conftest import Ended
-from tests.faults.cases import Case
+from tests.faults.case import Case
 from tests.faults.contents import content_of
 from tests.faults.killing import KILLED
 from tests.faults.world import NAME_OF_PROGRAM, World
@@ -34,7 +34,7 @@ def after_fault(world: World, case: Case, ended: Ended, *, died: bool) -> None:
     if not died:
         _voice(case, ended)
     world.last = ended
-    is_done = ended.status in (REPORTED if case.keeps else case.statuses)
+    is_done = ended.status in (REPORTED if case.keeps or case.keeps_also(world) else case.statuses)
     if not world.is_set_up and case.command == "init":
         assert not is_done or died, "reported as done, and there is no configuration"
         return
@@ -48,6 +48,7 @@ def after_next(world: World, case: Case) -> None:
     """Run what a user would run next, in peace, and audit that."""
     words = (case.again or case.words)(world)
     ended = world.harmed(words, 0, "kill") if world.alike else world.run(*words)
+    world.last = ended
     assert case.is_fine(world, ended), f"I4: the next run: {ended}"
     assert "Traceback" not in ended.err, f"I4: the next run: {ended.err}"
     _backups(world, case, True)
@@ -88,7 +89,8 @@ def _listed_and_restored(world: World, case: Case, is_done: bool) -> None:
     for address in world.sure.keys() - goes:
         assert address in rows, f"I1: {address} was reported, and is gone"
         assert rows[address]["valid"] is not False, f"I1: {address} was reported, and is marked as damaged"
-    new = []
+    kept = case.kept(world)
+    new: dict[str, int] = dict.fromkeys(kept, 0)
     for address, row in rows.items():
         if address in world.damaged or row["valid"] is False:
             continue
@@ -98,12 +100,13 @@ def _listed_and_restored(world: World, case: Case, is_done: bool) -> None:
         elif address in comes:
             assert content == comes[address], f"I2: {address} comes back as something else"
         else:
-            assert row["dst"] == case.dst and case.keeps, f"I2: {address} appeared"
-            assert content == case.keeps(world), f"I2: {address} appeared, and holds something else"
-            new.append(address)
-    if case.keeps and is_done:
-        assert len(new) >= case.is_new, "I1: reported as kept, and there is no new backup"
-    assert len(new) <= case.is_new + case.may_be_twice, f"I2: {len(new)} backups of the same content"
+            dst = str(row["dst"])
+            assert dst in kept, f"I2: {address} appeared"
+            assert content == kept[dst], f"I2: {address} appeared, and holds something else"
+            new[dst] += 1
+    for dst, count in new.items():
+        assert count >= case.is_new or not is_done, f"I1: reported as kept, and there is no new backup in {dst}"
+        assert count <= case.is_new + case.may_be_twice, f"I2: {count} backups of the same content in {dst}"
 
 
 def _no_litter(world: World) -> None:

@@ -8,11 +8,11 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tests.conftest import Ended
+from tests.faults.case import Case
+from tests.faults.cases_sent import CASES_SENT
 from tests.faults.contents import Content, change_source, content_of, make_source
 from tests.faults.world import World, empty
 
@@ -23,49 +23,10 @@ READ_ONLY = {
     "explain": "reads the settings of a tree",
     "mount": "shows what is stored; a kill ends the mount",
     "config": "reads the configuration",
-    "doctor": "only looks",
+    "doctor": "only looks, unless it plays a burglar, which is swept",
     "offsite": "prints a policy",
 }
 """Commands that persist nothing, and what they do instead."""
-
-
-def _nothing(world: World) -> None:
-    """There is nothing more to be said."""
-
-
-def _always(world: World) -> bool:
-    return True
-
-
-@dataclass(frozen=True)
-class Case:
-    """A command to be harmed.
-
-    `words` gives its command line. If it makes a backup, that is in `dst` and has the content that `keeps` gives, unless
-    it is none: `is_new` False. `comes` and `goes` give the addresses that may appear, with their content, and vanish.
-    `partial` checks what must hold however it ended, `done` what must hold when it was reported as done. `again` gives
-    the command line that a user would try next; `is_fine` tells whether that ended as it should. `needs` names a server.
-    """
-
-    name: str
-    command: str
-    build: Callable[[World], None]
-    words: Callable[[World], Sequence[object]]
-    dst: str = ""
-    keeps: Callable[[World], Content] | None = None
-    is_new: bool = True
-    comes: Callable[[World], Mapping[str, Content]] = lambda world: {}
-    goes: Callable[[World], set[str]] = lambda world: set()
-    partial: Callable[[World], None] = _nothing
-    done: Callable[[World], None] = _nothing
-    again: Callable[[World], Sequence[object]] | None = None
-    is_fine: Callable[[World, Ended], bool] = lambda world, ended: ended.status == 0
-    may_be_twice: bool = False
-    """Whether a run after one that died may keep the same again: it cannot know what a stream without a record holds."""
-
-    needs: str = ""
-    statuses: tuple[int, ...] = (0,)
-    """Those with which it ends if nothing goes wrong."""
 
 
 # Trees
@@ -181,29 +142,15 @@ def _db(keeper: str, backups: int, globals_: bool = False) -> Case:
     what = ["-g"] if globals_ else ["faulty"]
 
     def build(world: World) -> None:
-        folder = world.config_dir / "db"
-        folder.mkdir()
-        (folder / ("global.py" if globals_ else "faulty.py")).write_text(f"TYPE = {keeper!r}\n")
-        world.sql("postgres", "DROP DATABASE IF EXISTS faulty WITH (FORCE)")
-        world.sql("postgres", "CREATE DATABASE faulty")
-        world.sql(
-            "faulty",
-            "CREATE TABLE t (n int, x text); INSERT INTO t SELECT n, md5(n::text) FROM generate_series(1, 999) n",
-        )
+        _configure_databases(world, keeper)
+        _make_database(world, "faulty")
         for number in range(backups):
             world.well("db", *what, "db/faulty")
-            world.learn("db/faulty", _dumped(world))
-            if globals_:
-                world.sql("postgres", f"DROP ROLE IF EXISTS of_{number}")
-                world.sql("postgres", f"CREATE ROLE of_{number}")
-            else:
-                world.sql("faulty", f"INSERT INTO t VALUES ({number}, 'another')")
+            world.learn("db/faulty", dumped(world))
+            _change_server(world, number)
 
-    def _dumped(world: World) -> Content:
-        path = world.place / "scratch.dump"
-        path.unlink(missing_ok=True)
-        path.write_bytes(world.dump(None if globals_ else "faulty"))
-        return content_of(path)
+    def dumped(world: World) -> Content:
+        return _dumped(world, "" if globals_ else "faulty")
 
     return Case(
         f"db {'-g ' if globals_ else ''}{keeper}, {('first', 'second', 'third')[backups]}",
@@ -211,9 +158,131 @@ def _db(keeper: str, backups: int, globals_: bool = False) -> Case:
         build,
         lambda world: ("db", *what, "db/faulty"),
         "db/faulty",
-        _dumped,
+        dumped,
         may_be_twice=True,
         needs="postgres",
+    )
+
+
+def _configure_databases(world: World, keeper: str) -> None:
+    """Those whose names begin with an f, and the roles, are kept so."""
+    folder = world.config_dir / "db"
+    folder.mkdir()
+    (folder / "global.py").write_text(f"TYPE = {keeper!r}\nEXCLUDE = ['[!f]*']\n")
+    (folder / "faulty.py").write_text(f"TYPE = {keeper!r}\n")
+    world.sql("postgres", "DROP ROLE IF EXISTS of_0")
+
+
+def _make_database(world: World, name: str, lines: int = 999) -> None:
+    world.sql("postgres", f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+    world.sql("postgres", f"CREATE DATABASE {name}")
+    world.sql("postgres", f"ALTER DATABASE {name} SET work_mem TO '77MB'")
+    world.sql("postgres", f"COMMENT ON DATABASE {name} IS 'of {lines} lines'")
+    rows = f"INSERT INTO t SELECT n, md5(n::text) FROM generate_series(1, {lines}) n"
+    world.sql(name, f"CREATE TABLE t (n int, x text); {rows}; CREATE INDEX i ON t (x)")
+
+
+def _change_server(world: World, number: int) -> None:
+    """Another row, and another role."""
+    world.sql("postgres", f"CREATE ROLE of_{number}")
+    world.sql("faulty", f"INSERT INTO t VALUES ({number}, 'another')")
+
+
+def _dumped(world: World, database: str) -> Content:
+    """What is in a database; of none, the roles."""
+    path = world.place / "scratch.dump"
+    path.unlink(missing_ok=True)
+    path.write_bytes(world.dump(database or None))
+    return content_of(path)
+
+
+def _all_databases(world: World) -> dict[str, Content]:
+    """What `db --all` keeps, by its places."""
+    return {f"db/{name or 'global'}": _dumped(world, name) for name in ("", "faulty", "further")}
+
+
+def _db_all(keeper: str) -> Case:
+    def build(world: World) -> None:
+        _configure_databases(world, keeper)
+        for name in ("faulty", "further"):
+            _make_database(world, name)
+        world.well("db", "--all", "db")
+        for dst, content in _all_databases(world).items():
+            world.learn(dst, content)
+        _change_server(world, 0)
+        world.sql("further", "DELETE FROM t WHERE n = 5")
+
+    return Case(
+        f"db --all {keeper}",
+        "db",
+        build,
+        lambda world: ("db", "--all", "db"),
+        keeps_also=_all_databases,
+        may_be_twice=True,
+        needs="postgres",
+    )
+
+
+_PROPERTIES = (
+    "SELECT datdba::regrole, datallowconn, datconnlimit, shobj_description(oid, 'pg_database'), setconfig"
+    " FROM pg_database LEFT JOIN pg_db_role_setting ON setdatabase = oid WHERE datname = '{}'"
+)
+
+
+def _database(world: World, name: str) -> tuple[str, Content | None]:
+    """What a database is, as a value that can be compared: its properties, and what is in it."""
+    assert world.postgres is not None
+    found = world.postgres.sql(_PROPERTIES.format(name))
+    return found, _dumped(world, name) if found else None
+
+
+def _to_database(keeper: str, *, force: bool = False) -> Case:
+    """A dump becomes the database ``restored``; with `force` in the place of one that is there."""
+    wanted: tuple[str, Content | None] = ("", None)
+    replaced: tuple[str, Content | None] = ("", None)
+
+    def build(world: World) -> None:
+        nonlocal wanted, replaced
+        _configure_databases(world, keeper)
+        _make_database(world, "faulty")
+        wanted = _database(world, "faulty")
+        world.well("db", "faulty", "db/faulty")
+        world.learn("db/faulty", _dumped(world, "faulty"))
+        set_back(world)
+        replaced = _database(world, "restored")
+
+    def set_back(world: World) -> None:
+        assert world.postgres is not None
+        world.postgres.becomes_idle()
+        for name in world.postgres.databases() - {"postgres", "faulty"}:
+            world.sql("postgres", f"DROP DATABASE {name}")
+        if force:
+            _make_database(world, "restored", 99)
+
+    def partial(world: World) -> None:
+        """There is all of it, or what was there before; and nothing has happened to any other."""
+        assert world.postgres is not None
+        world.postgres.becomes_idle()
+        assert _database(world, "restored") in (wanted, replaced), (
+            "a database is neither what it was nor what it is to be"
+        )
+        assert _database(world, "faulty") == wanted, "another database has changed"
+
+    def done(world: World) -> None:
+        assert world.postgres is not None
+        assert _database(world, "restored") == wanted, "what was restored is something else"
+        assert world.postgres.databases() == {"postgres", "faulty", "restored"}, "a database is left over"
+
+    return Case(
+        f"restore --database{' --force' if force else ''} {keeper}",
+        "restore",
+        build,
+        lambda world: ("restore", "db/faulty", "--database", "restored", *(["--force"] if force else [])),
+        partial=partial,
+        done=done,
+        is_fine=lambda world, ended: ended.status == 0 or (not force and "there is a database restored" in ended.err),
+        needs="postgres",
+        set_back=set_back,
     )
 
 
@@ -264,8 +333,21 @@ def _in_one_of_two_places(world: World) -> None:
     assert not lost, f"neither here nor among the removed: {lost}"
 
 
+def _all_are_removed(world: World) -> None:
+    if world.last.status == 0:
+        assert not _addresses(world), "reported as removed, and there"
+
+
 def _brought_back(world: World) -> None:
     assert set(world.removed) <= _addresses(world), "reported as brought back, and not there"
+
+
+def _one_is_gone(world: World) -> None:
+    """A destination that had backups at the last cleanup was deleted by hand."""
+    _two(world)
+    world.well("cleanup")
+    shutil.rmtree(world.root / "other")
+    world.sure = {address: content for address, content in world.sure.items() if not address.startswith("other@")}
 
 
 def _cleaned(world: World) -> None:
@@ -451,6 +533,12 @@ def _is_exported(world: World) -> None:
     _can_be_imported(world)
 
 
+def _exported_before(world: World) -> None:
+    """There is an export of the same name already."""
+    _two(world)
+    world.well("export", "hosts/src@all", _exported(world))
+
+
 class fresh:
     """Another installation beside `world`, while the block lasts."""
 
@@ -541,6 +629,35 @@ def _catalogue_is_right(world: World) -> None:
     assert counted["backups"] == len(world.listed()), f"the catalogue counts {counted}"
 
 
+def _rebuilt_in_postgres() -> Case:
+    """The catalogue is in a database of its own."""
+
+    def build(world: World) -> None:
+        assert world.postgres is not None
+        world.configure(
+            f"OFFSITE = {{}}\nCATALOG = 'postgresql+psycopg://postgres@/faulty_catalogue?host={world.postgres.folder}'\n"
+        )
+        set_back(world)
+        _many_runs(world)
+
+    def set_back(world: World) -> None:
+        """An empty one, which the first run fills: it holds nothing that is not elsewhere."""
+        assert world.postgres is not None
+        world.postgres.becomes_idle()
+        world.sql("postgres", "DROP DATABASE IF EXISTS faulty_catalogue")
+        world.sql("postgres", "CREATE DATABASE faulty_catalogue")
+
+    return Case(
+        "catalogue --rebuild in PostgreSQL",
+        "catalogue",
+        build,
+        lambda world: ("catalogue", "--rebuild"),
+        done=_catalogue_is_right,
+        needs="postgres",
+        set_back=set_back,
+    )
+
+
 # Off-site
 
 
@@ -624,6 +741,7 @@ CASES = (
     _db("chunks", 1),
     _db("file", 1),
     _db("rdiff", 1, globals_=True),
+    _db_all("chunks"),
     Case(
         "init",
         "init",
@@ -659,6 +777,16 @@ CASES = (
         is_fine=lambda world, ended: ended.status == 0 or "no backup" in ended.err,
     ),
     Case(
+        "rm of several",
+        "rm",
+        _two,
+        lambda world: ("rm", "--force", "hosts/src@all", "other@0"),
+        goes=lambda world: set(world.saved_sure),
+        partial=_in_one_of_two_places,
+        done=_all_are_removed,
+        is_fine=lambda world, ended: ended.status == 0 or "no backup" in ended.err,
+    ),
+    Case(
         "undelete",
         "undelete",
         _removed,
@@ -671,11 +799,20 @@ CASES = (
     Case("cleanup", "cleanup", _removed, lambda world: ("cleanup", "--grace", "0"), done=_cleaned),
     _cleanup_with_a_copy("mirror"),
     _cleanup_with_a_copy("objects"),
+    Case(
+        "cleanup --forget",
+        "cleanup",
+        _one_is_gone,
+        lambda world: ("cleanup", "--grace", "0", "--forget", "other"),
+        done=_cleaned,
+    ),
     _restore("tar"),
     _restore("rdiff"),
     _restore("chunks"),
     _restore_into(),
     _restore_file(),
+    _to_database("rdiff"),
+    _to_database("chunks", force=True),
     Case(
         "export",
         "export",
@@ -684,6 +821,14 @@ CASES = (
         partial=_can_be_imported,
         done=_is_exported,
         is_fine=_restored_or_there,
+    ),
+    Case(
+        "export --force",
+        "export",
+        _exported_before,
+        lambda world: ("export", "--force", "hosts/src@all", _exported(world)),
+        partial=_can_be_imported,
+        done=_is_exported,
     ),
     _to_import("chunks"),
     _to_import("tar"),
@@ -698,6 +843,7 @@ CASES = (
         is_fine=lambda world, ended: ended.status == 0 or "exists" in ended.err,
     ),
     Case("scrub, all well", "scrub", _two, lambda world: ("scrub",)),
+    Case("scrub of a part", "scrub", _two, lambda world: ("scrub", "-p", "40")),
     Case(
         "scrub, a chunk is damaged",
         "scrub",
@@ -723,6 +869,7 @@ CASES = (
         lambda world: ("catalogue", "--rebuild"),
         done=_catalogue_is_right,
     ),
+    _rebuilt_in_postgres(),
     Case("sync-state --reset", "sync-state", _settled, lambda world: ("sync-state", "--reset"), done=_owes_nothing),
     Case("runs", "runs", _many_runs, lambda world: ("runs",), done=_catalogue_is_right),
     Case("sync tar", "sync", lambda world: _owing(world, "tar"), lambda world: ("sync",), done=_is_offsite, needs="s3"),
@@ -742,7 +889,6 @@ CASES = (
         done=_is_offsite,
         needs="s3",
     ),
+    *CASES_SENT,
 )
 """Every command that changes something, with every keeper."""
-
-_ = Any

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests import s3
-from tests.faults.cases import Case
+from tests.faults.case import Case
 from tests.faults.forks import Forks
 from tests.faults.sweep import SEED, Result
 from tests.faults.world import World
@@ -53,7 +53,7 @@ def world_of(
                 servers["bucket"] = request.getfixturevalue("one_bucket")
             in_memory = MEMORY if os.access(MEMORY, os.W_OK) and not filesystem else tmp_path_factory.getbasetemp()
             place = Path(tempfile.mkdtemp(prefix="faults-", dir=in_memory))
-            world = World(place / "w", forks, filesystem, alike=alike, **servers)
+            world = World(place / "w", forks, filesystem, alike=alike, elsewhere=case.set_back, **servers)
             stack.callback(shutil.rmtree, place, ignore_errors=True)
             stack.callback(world.close)
             case.build(world)

@@ -26,8 +26,8 @@ PATIENCE = 120.0
 """Seconds after which a command is said to hang."""
 
 
-END = b"end\n"
-"""Says that the process is gone that ran the command, or the commands."""
+END = b"end"
+"""Says that the process is gone that ran the command, or the commands; behind it, what that took."""
 
 DIED = 70
 """The status of a command that ended without one."""
@@ -38,10 +38,15 @@ class Hangs(AssertionError):
 
 
 class Forks:
-    """Commands, each in a fork of a process that is loaded once. A context manager."""
+    """Commands, each in a fork of a process that is loaded once. A context manager.
+
+    `seconds` of a processor and `kib` of memory is what the last process took that has ended.
+    """
 
     def __init__(self) -> None:
         self._is_together = False
+        self.seconds = 0.0
+        self.kib = 0
 
     def __enter__(self) -> Self:
         self._is_running = False
@@ -50,6 +55,7 @@ class Forks:
             [sys.executable, "-m", "tests.faults.forks"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            bufsize=0,  # an answer that was read ahead could not be waited for
             env=environment,
             cwd=REPOSITORY,
         )
@@ -80,7 +86,7 @@ class Forks:
             self._is_running = True
             self._ask({**asked, "stay": self._is_together})
             answer = self._answer()
-            if answer == END:
+            if self._is_end(answer):
                 self._is_running = False
             elif not self._is_together:
                 self._ended()
@@ -88,7 +94,7 @@ class Forks:
             for file in (out, err):
                 file.seek(0)
                 texts.append(file.read().decode(errors="surrogateescape"))
-            return Ended(DIED if answer == END else int(answer), *texts)
+            return Ended(DIED if answer.startswith(END) else int(answer), *texts)
 
     def _ask(self, asked: object) -> None:
         assert self._process.stdin is not None
@@ -105,8 +111,15 @@ class Forks:
         return self._process.stdout.readline()
 
     def _ended(self) -> None:
-        assert self._answer() == END
+        assert self._is_end(self._answer())
         self._is_running = False
+
+    def _is_end(self, answer: bytes) -> bool:
+        if not answer.startswith(END):
+            return False
+        _, seconds, kib = answer.split()
+        self.seconds, self.kib = float(seconds), int(kib)
+        return True
 
 
 def _serve() -> None:
@@ -121,8 +134,8 @@ def _serve() -> None:
         child = os.fork()
         if not child:
             _run(asked)
-        os.waitpid(child, 0)
-        os.write(1, b"end\n")
+        _, _, used = os.wait4(child, 0)
+        os.write(1, b"%s %.3f %d\n" % (END, used.ru_utime + used.ru_stime, used.ru_maxrss))
 
 
 def _load(module: ModuleType) -> None:

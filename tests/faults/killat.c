@@ -17,7 +17,8 @@
      powerflush  the same, but names survive without their content
 
    TRACE gets a line a step: number, call, path, second path, length or flags, offset (-1: append), where the bytes lie
-   in DATA (-1: nowhere); tabs between, and tabs, newlines and backslashes in paths as \ooo. Exit status: the command's;
+   in DATA (-1: nowhere); tabs between, and tabs, newlines and backslashes in paths as \ooo. What is sent to a socket of
+   the Unix kind is a step, too, if that lies below a FOLDER: its server is told something. Exit status: the command's;
    137 if all were killed; 250 if step N was not reached. The last line of TRACE tells the status of the command then.
 
    Linux on x86-64. ptrace with a seccomp filter that stops at the calls of the table only, so that it costs little. */
@@ -36,8 +37,10 @@
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <sys/un.h>
 #include <sys/user.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -45,7 +48,7 @@
 #define SHUTDOWN 0x8004587dUL /* FS_IOC_SHUTDOWN; 1: the journal is flushed, 2: it is not */
 #define LONGEST (PATH_MAX * 2)
 
-enum kind { FD, PATH, AT, TWO_PATHS, TWO_AT, OPEN, OPEN_AT };
+enum kind { FD, PATH, AT, TWO_PATHS, TWO_AT, OPEN, OPEN_AT, SOCKET };
 
 static const struct call {
     int number;
@@ -94,6 +97,7 @@ static const struct call {
     {SYS_fsetxattr, "fsetxattr", FD, 1},
     {SYS_copy_file_range, "copy_file_range", FD, 1},
     {SYS_sendfile, "sendfile", FD, 1},
+    {SYS_sendto, "sendto", SOCKET, 0},
 };
 #define COUNT (sizeof CALLS / sizeof *CALLS)
 
@@ -112,6 +116,22 @@ static void path_of_fd(pid_t pid, int fd, char *out) {
     sprintf(link, fd == AT_FDCWD ? "/proc/%d/cwd" : "/proc/%d/fd/%d", pid, fd);
     ssize_t length = readlink(link, out, PATH_MAX - 1);
     out[length < 0 ? 0 : length] = 0;
+}
+
+/* The path of the Unix socket that the descriptor `fd` of the process, or thread, `pid` is connected to. */
+static void path_of_peer(pid_t pid, int fd, char *out) {
+    struct sockaddr_un peer = {0};
+    socklen_t length = sizeof peer - 1;
+    char link[64], target[64] = "";
+    sprintf(link, "/proc/%d/fd/%d", pid, fd);
+    if (readlink(link, target, sizeof target - 1) < 0 || strncmp(target, "socket:", 7)) return;
+    int process = syscall(SYS_pidfd_open, pid, 0);
+    if (process < 0) process = syscall(SYS_pidfd_open, pid, O_EXCL); /* PIDFD_THREAD */
+    int copy = process < 0 ? -1 : (int)syscall(SYS_pidfd_getfd, process, fd, 0);
+    if (copy >= 0 && !getpeername(copy, (struct sockaddr *)&peer, &length) && peer.sun_family == AF_UNIX)
+        strcpy(out, peer.sun_path);
+    if (copy >= 0) close(copy);
+    if (process >= 0) close(process);
 }
 
 /* The string at `address` in the process `pid`, read in pieces that do not cross a page. */
@@ -167,6 +187,9 @@ static int paths_of(pid_t pid, const struct user_regs_struct *r, enum kind kind,
     switch (kind) {
     case FD:
         path_of_fd(pid, number == SYS_copy_file_range ? (int)r->rdx : (int)r->rdi, a);
+        break;
+    case SOCKET:
+        path_of_peer(pid, r->rdi, a);
         break;
     case PATH:
         path_at(pid, AT_FDCWD, r->rdi, a);
@@ -258,7 +281,7 @@ static void print_path(const char *path) {
 
 static void note(pid_t pid, const struct user_regs_struct *r, const struct call *call, const char *a, const char *b) {
     long long length = 0, offset = 0, where = -1;
-    if (call->kind == FD || call->kind == OPEN_AT) length = r->rdx;
+    if (call->kind == FD || call->kind == OPEN_AT || call->kind == SOCKET) length = r->rdx;
     if (call->kind == OPEN || call->number == SYS_ftruncate || call->number == SYS_truncate) length = r->rsi;
     if (call->number == SYS_renameat2) length = r->r8;
     if (call->number == SYS_write || call->number == SYS_pwrite64) {
@@ -284,7 +307,7 @@ static void fail(pid_t pid, struct user_regs_struct *r, int error) {
 }
 
 static int is_write(const struct call *call) {
-    return call->number == SYS_write || call->number == SYS_pwrite64;
+    return call->number == SYS_write || call->number == SYS_pwrite64 || call->number == SYS_sendto;
 }
 
 /* Whether a call of a full disk would fail: it makes something, or makes it larger. */

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from tests.faults import audit
-from tests.faults.cases import Case
+from tests.faults.case import Case
 from tests.faults.killing import Step, steps_of
 from tests.faults.world import World
 
@@ -26,14 +26,17 @@ ALL = 200
 BESIDES = 60
 """The same for the acts that are tried besides those that fail one step or kill at it."""
 
-_WRITES = ("write", "pwrite")
+_WRITES = ("write", "pwrite", "sendto")
 _SYNCS = ("fsync", "fdatasync", "syncfs")
 
 APPLIES = {
     "torn": lambda step: step.call in _WRITES and step.length > 1,
     "short": lambda step: step.call in _WRITES and step.length > 1,
     "eintr": lambda step: step.call in (*_WRITES, *_SYNCS, "open", "openat", "ftruncate"),
-    "full": lambda step: step.call not in _SYNCS and not step.call.startswith(("unlink", "rmdir", "rename")),
+    "full": lambda step: step.call not in _SYNCS and not step.call.startswith(("unlink", "rmdir", "rename", "sendto")),
+    "enospc": lambda step: step.call != "sendto",
+    "erofs": lambda step: step.call != "sendto",
+    "readonly": lambda step: step.call != "sendto",
 }
 """The steps at which an act does anything else than another one does; all, if it is not here."""
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.faults.cases import CASES, Case
+from tests.faults.case import Case
+from tests.faults.cases import CASES
 from tests.faults.conftest import MakeWorld, Note
 from tests.faults.sweep import ALL, BESIDES, sweep
 from tests.faults.test_killed import FEW, name_of

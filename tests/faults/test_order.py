@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from btw_backup.files import TEMPORARY
-from tests.faults.cases import CASES, Case
+from tests.faults.case import Case
+from tests.faults.cases import CASES
 from tests.faults.conftest import MakeWorld
 from tests.faults.killing import Step, steps_of
 from tests.faults.test_killed import name_of

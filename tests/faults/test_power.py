@@ -3,7 +3,8 @@
 import pytest
 
 from tests.faults import audit
-from tests.faults.cases import CASES, Case
+from tests.faults.case import Case
+from tests.faults.cases import CASES
 from tests.faults.conftest import MakeWorld, Note
 from tests.faults.sweep import Result, sweep
 from tests.faults.test_killed import name_of

@@ -5,7 +5,8 @@ import shutil
 import pytest
 
 from tests.faults import audit
-from tests.faults.cases import CASES, Case
+from tests.faults.case import Case
+from tests.faults.cases import CASES
 from tests.faults.conftest import MakeWorld, Note
 from tests.faults.killing import steps_of
 from tests.faults.replay import Disk, states

@@ -21,7 +21,7 @@ WORDS = {
 
 def test_every_command_is_swept_or_changes_nothing() -> None:
     swept = {case.command for case in CASES}
-    assert swept.isdisjoint(READ_ONLY)
+    assert swept & READ_ONLY.keys() == {"doctor"}
     assert swept | READ_ONLY.keys() == set(NAMES)
 
 

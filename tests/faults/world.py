@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -55,6 +55,9 @@ class World:
 
     last: Ended = field(default_factory=lambda: Ended(0, "", ""))
     """How the last harmed command ended."""
+
+    elsewhere: Callable[["World"], None] = lambda world: None
+    """Sets back what is not below ``top``."""
 
     postgres: Postgres | None = None
     bucket: Bucket | None = None
@@ -120,7 +123,8 @@ class World:
             command = ["unshare", "--pid", "--fork", "--kill-child", "--", *command]
         environment = {"HOME": str(self.place), **self.env}
         options = {"number": number, "act": act, "data": data, "env": environment, "cwd": self.place}
-        return killing.run(command, [self.top], self.trace, **options)
+        struck = [self.top, *([self.postgres.folder] if self.postgres else [])]
+        return killing.run(command, struck, self.trace, **options)
 
     @property
     def trace(self) -> Path:
@@ -206,8 +210,9 @@ class World:
             subprocess.run(["cp", "-a", self.top, self.place / "saved"], check=True)
 
     def reset(self) -> None:
-        """Make everything below ``top`` what it was when it was saved."""
+        """Make everything below ``top``, and on servers, what it was when it was saved."""
         self._set_back()
+        self.elsewhere(self)
         if self.bucket:
             self.go_offsite(working=True)
 
