@@ -224,7 +224,7 @@ class Ledger:
         return (row[0], index.file_of(json.loads(row[1]))) if row else None
 
     def paths_below(self, folder: str, within: str = "") -> list[str]:
-        """The files that are told of in `folder` ("" or with a slash at its end), or in folders of it called `within`."""
+        """The files that are told of in `folder` ("" or with a slash at its end), or in those in it called `within`."""
         low, inner = os.fsencode(folder), os.fsencode(f"/{within}/" if within else "/")
         query = "SELECT path FROM file WHERE path >= ? AND instr(path, ?) ORDER BY path"
         found = []
