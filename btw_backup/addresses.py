@@ -17,7 +17,7 @@ FIRST = "s3"
 """The name of the target that ``S3_URI_PREFIX`` is."""
 
 _PLACES = ("S3_URI_PREFIX", "S3CMD_CONFIG", "PATH")
-_COMMON = ("ENCRYPT_TO", "LAYOUT", "BANDWIDTH", "SERVER_SIDE_ENCRYPTION")
+_COMMON = ("ENCRYPT_TO", "LAYOUT", "BANDWIDTH", "SERVER_SIDE_ENCRYPTION", "ALLOW_REMOVAL")
 """What a target may say for itself; what it does not say is as in the general configuration."""
 
 
@@ -25,7 +25,7 @@ _COMMON = ("ENCRYPT_TO", "LAYOUT", "BANDWIDTH", "SERVER_SIDE_ENCRYPTION")
 class Address:
     """A target: its `name`, where it is (``s3://…``, or the path of a folder), and how it wants to be treated.
 
-    `encrypt_to` are public keys of age.
+    `encrypt_to` are public keys of age. `allow_removal`: what was removed here for good may be removed there.
     """
 
     name: str
@@ -35,6 +35,7 @@ class Address:
     encrypt_to: tuple[str, ...] = ()
     bandwidth: checks.Rates = ()
     server_side_encryption: bool = True
+    allow_removal: bool = False
 
     def rate(self, hour: int | None = None) -> int:
         """How many bytes per second may be sent at that hour, or now; 0 is as fast as can be."""
@@ -132,4 +133,5 @@ def _address(name: str, entry: Mapping[str, Any], general: Mapping[str, Any]) ->
         encrypt_to=encrypt_to,
         bandwidth=said("BANDWIDTH") or (),
         server_side_encryption=said("SERVER_SIDE_ENCRYPTION"),
+        allow_removal=said("ALLOW_REMOVAL"),
     )

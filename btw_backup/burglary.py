@@ -17,18 +17,28 @@ _HINT = "btw-backup offsite policy prints what to allow; versioning keeps what i
 def attempts(general: Config, config_dir: Path) -> Iterator[Finding]:
     """Attack every target."""
     for address in sync.targets(general):
+        make = partial(sync.target_of, address, general, config_dir)
         try:
-            found = attack.attack(partial(sync.target_of, address, general, config_dir))
+            found = attack.attack(make)
+            removal = attack.attack(make, "objects/").delete if _removes_objects(address) else found.delete
         except FatalUserError as error:
             yield Finding(ERROR, f"attack on {address.name}", error.message, error.hint)
             continue
-        yield from judged(address, found)
+        yield from judged(address, found, removal=removal)
 
 
-def judged(address: Address, found: Attacked) -> Iterator[Finding]:
-    """What is to be said of what could be done."""
+def _removes_objects(address: Address) -> bool:
+    """Whether removing is allowed, but only of objects."""
+    return address.allow_removal and address.layout == "objects"
+
+
+def judged(address: Address, found: Attacked, *, removal: bool) -> Iterator[Finding]:
+    """What is to be said of what could be done; `removal`: what can be removed here could be deleted there."""
     hint = _HINT if address.s3cmd_config else "let another machine copy that folder to where this one cannot write"
-    yield _finding(address, "delete", found.delete, hint)
+    if address.allow_removal:
+        yield _removal(address, could=removal)
+    if not address.allow_removal or (_removes_objects(address) and address.s3cmd_config):
+        yield _finding(address, "delete", found.delete, hint)
     yield _finding(address, "overwrite", found.overwrite, hint)
     reading = f"attack on {address.name}: read"
     if found.read and not address.encrypt_to:
@@ -37,6 +47,16 @@ def judged(address: Address, found: Attacked) -> Iterator[Finding]:
         yield Finding(OK, reading, "this machine can, but what is there is encrypted to a key that is not here")
     else:
         yield Finding(OK, reading, "refused")
+
+
+def _removal(address: Address, *, could: bool) -> Finding:
+    """Whether ALLOW_REMOVAL and the credentials agree."""
+    name = f"attack on {address.name}: remove"
+    if could:
+        kept = "; only versioning keeps it from a thief" if address.s3cmd_config else ""
+        return Finding(OK, name, f"this machine can, as ALLOW_REMOVAL = True says{kept}")
+    what = f"refused: what is removed here stays at {address.place}, whatever ALLOW_REMOVAL = True says"
+    return Finding(WARNING, name, what, "btw-backup offsite policy prints what to allow; or ALLOW_REMOVAL = False")
 
 
 def _finding(address: Address, what: str, could: bool, hint: str) -> Finding:

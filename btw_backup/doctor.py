@@ -15,7 +15,7 @@ from btw_backup.clock import STAMP, moment_of
 from btw_backup.errors import FatalUserError, NoCatalogue
 from btw_backup.findings import ERROR, OK, WARNING, Finding, judge_clock, judge_space
 from btw_backup.jobs import Job
-from btw_backup.offsite import sync
+from btw_backup.offsite import removals, sync
 from btw_backup.patient import Patient
 from btw_backup.sources.command import source_of
 
@@ -238,6 +238,9 @@ def _offsite(patient: Patient) -> Iterator[Finding]:
         yield _target(patient, address)
         if address.place.startswith("/") and patient.root and Path(address.place).is_dir():
             yield _other_disk(patient.root, address)
+        if left := len(removals.journal(patient.config_dir, address).pending()):
+            count = f"{left} path{'s' if left > 1 else ''} still to be removed at {address.place}"
+            yield Finding(WARNING, "removals", count, "btw-backup sync removes them; sync-state --list shows them")
         owed = len(sync.journal(patient.config_dir, address.name).pending())
         if owed:
             count = f"{owed} path{'s' if owed > 1 else ''} still to be sent to {address.place}"

@@ -16,10 +16,10 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from btw_backup import files, listing, log, specs
-from btw_backup.clock import STAMP, moment_of
+from btw_backup import files, listing, log
+from btw_backup.clock import STAMP
 from btw_backup.errors import FatalUserError, NotFound, WouldOverwrite
-from btw_backup.keepers import Owe, Place
+from btw_backup.keepers import Owe, OweRemoval, Place
 from btw_backup.records import DAMAGED, FOLDER, REMOVED, Backup
 
 _RECORD = ".json"
@@ -33,59 +33,6 @@ class Purged:
     backups: int = 0
     size: int = 0
     paths: tuple[Path, ...] = ()
-
-
-def check(backups: Sequence[Backup], chosen: Sequence[Backup], now: datetime, young: timedelta) -> None:
-    """Raise `FatalUserError` if `chosen`, of all `backups` of a dst, should not be removed unasked.
-
-    That are those younger than `young`, and the last that is good: whole, or if none is, at least not damaged.
-    """
-    for backup in chosen:
-        if now - moment_of(backup.stamp) < young:
-            hours = f"{young / timedelta(hours=1):g} h"
-            raise FatalUserError(f"{backup.address} is younger than {hours}", "--force removes it all the same")
-    going = {backup.stamp for backup in chosen}
-    for is_good in (_is_whole, _is_valid):
-        good = [backup.stamp for backup in backups if is_good(backup)]
-        if good and going.issuperset(good):
-            raise FatalUserError(
-                f"{chosen[0].dst}@{good[-1]} is the last good backup there", "--force removes it all the same"
-            )
-
-
-def _is_valid(backup: Backup) -> bool:
-    return backup.valid
-
-
-def _is_whole(backup: Backup) -> bool:
-    return backup.valid and not (backup.record and backup.record.status)
-
-
-def chosen_of(backups: Sequence[Backup], wanted: Iterable[str], now: datetime) -> list[Backup]:
-    """The backups that any of `wanted` names, oldest first. A stamp means just that one: to take it for a time, and so
-    for the backup before it, would remove twice what was asked to go once. Raises `NotFound`."""
-    stamps = {backup.stamp for backup in backups}
-    named: set[int] = set()
-    for spec in wanted:
-        if STAMP.fullmatch(spec) and spec not in stamps:
-            raise NotFound(f"there is no backup {spec}")
-        named.update(id(backup) for backup in specs.resolve(backups, spec, now))
-    return [backup for backup in backups if id(backup) in named]
-
-
-def check_whole(backups: Sequence[Backup], chosen: Sequence[Backup]) -> None:
-    """Raise `FatalUserError` if `chosen` has some of several backups that can be removed together only."""
-    together: dict[Path, list[str]] = {}
-    for backup in backups:
-        together.setdefault(backup.path, []).append(backup.stamp)
-    going = {backup.stamp for backup in chosen}
-    for backup in chosen:
-        needed = together[backup.path]
-        if not going.issuperset(needed):
-            raise FatalUserError(
-                f"{backup.address} cannot be removed alone: rdiff-backup keeps {len(needed)} backups in one",
-                f"{backup.dst}@{needed[0]}..{needed[-1]} are these",
-            )
 
 
 def remove(place: Place, chosen: Sequence[Backup]) -> None:
@@ -136,25 +83,43 @@ def is_due(place: Place, now: datetime, grace: timedelta) -> bool:
         return bool(left - folders.stamps(folders.removed)) or not left or bool(expired(place, now, grace))
 
 
-def purge(place: Place, now: datetime, grace: timedelta, *, dry_run: bool) -> Purged:
-    """Remove for good what was removed longer ago than `grace`.
+def foreseen(place: Place, now: datetime, grace: timedelta) -> Purged:
+    """What `purge` would remove."""
+    with _opened(place, create=False) as folders:
+        return _purged(folders, expired(place, now, grace)) if folders else Purged()
+
+
+def purge(place: Place, now: datetime, grace: timedelta, owe_removal: OweRemoval) -> Purged:
+    """Remove for good what was removed longer ago than `grace`; before, its removal is owed to other places, too.
 
     The caller holds the locks of the dst, and that of the store shared. A folder that is half gone is not found again.
     """
     with _opened(place, create=False) as folders:
         if folders is None:
             return Purged()
-        if not dry_run:
-            files.sweep(folders.inside)
-            _settle(folders)
+        files.sweep(folders.inside)
+        _settle(folders)
         doomed = expired(place, now, grace)
-        sizes = _sizes(folders, doomed)
-        if not dry_run:
-            folders.delete(_names(doomed))
-            folders.delete(folders.orphans())
-            with suppress(OSError):  # there may be others in it
-                os.rmdir(REMOVED, dir_fd=folders.dst)
-        return Purged(len(doomed), sizes, tuple(dict.fromkeys(backup.path for backup in doomed)))
+        purged = _purged(folders, doomed)
+        owe_removal(list(_elsewhere(place, doomed)))
+        folders.delete(_names(doomed))
+        folders.delete(folders.orphans())
+        with suppress(OSError):  # there may be others in it
+            os.rmdir(REMOVED, dir_fd=folders.dst)
+        return purged
+
+
+def _elsewhere(place: Place, doomed: Sequence[Backup]) -> Iterator[str]:
+    """The paths below ROOT_PATH that backups, their records and marks have, or had, off-site."""
+    for backup in doomed:
+        yield f"{place.dst}/{FOLDER}/{backup.stamp}{_RECORD}"
+        yield f"{place.dst}/{FOLDER}/{backup.stamp}{DAMAGED}"
+    for path in dict.fromkeys(backup.path for backup in doomed):
+        yield f"{place.dst}/{path.name}{'/' if path.is_dir() else ''}"
+
+
+def _purged(folders: "_Folders", doomed: Sequence[Backup]) -> Purged:
+    return Purged(len(doomed), _sizes(folders, doomed), tuple(dict.fromkeys(backup.path for backup in doomed)))
 
 
 def _names(backups: Iterable[Backup]) -> list[str]:

@@ -155,8 +155,8 @@ SETTINGS = (
     Setting(
         "OFFSITE", (GENERAL,), "a dictionary of dictionaries", _targets, None, "{}",
         "further targets by their names: each has ``PATH``, or ``S3_URI_PREFIX`` and ``S3CMD_CONFIG``, and may have "
-        "its own ``LAYOUT``, ``ENCRYPT_TO``, ``BANDWIDTH`` and ``SERVER_SIDE_ENCRYPTION``. ``{}`` says that backups "
-        "stay on this machine only",
+        "its own ``LAYOUT``, ``ENCRYPT_TO``, ``BANDWIDTH``, ``SERVER_SIDE_ENCRYPTION`` and ``ALLOW_REMOVAL``. ``{}`` "
+        "says that backups stay on this machine only",
     ),
     Setting(
         "ENCRYPT_TO", (GENERAL,), "a list of public keys of age, age1…", checks.recipients, (), "[]",
@@ -176,6 +176,10 @@ SETTINGS = (
     Setting(
         "SERVER_SIDE_ENCRYPTION", (GENERAL,), "True or False", _flag, True, "True",
         "whether S3 is asked to encrypt on its side, too; some servers refuse to be asked",
+    ),
+    Setting(
+        "ALLOW_REMOVAL", (GENERAL,), "True or False", _flag, False, "False",
+        "whether what ``rm`` removed and ``cleanup`` freed here is removed at the targets, too; else nothing ever is",
     ),
     Setting(
         "LOCK_WAIT", (GENERAL,), "a duration", _seconds, 600.0, '"10m"',

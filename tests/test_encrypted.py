@@ -500,7 +500,7 @@ def test_many_records_get_a_state(btw: Installation, source: Path, nas: Path, ke
     btw.tree(source, "chunks")
     btw("fs", source, "www")
     code = (
-        "import sys; from btw_backup.offsite import objects; objects.RECORDS = 2\n"
+        "import sys; from btw_backup.offsite import chain; chain.RECORDS = 2\n"
         "from btw_backup.cli import main; sys.exit(main())"
     )
     for number in range(7):

@@ -16,7 +16,7 @@ LAYERS = (
         "runner", "running", "restore", "scrub", "drill", "status", "alerts", "server",
         "extract", "filling", "attributes", "selection", "staging", "resume", "dumps",  # of restore
         "mounting", "occurrences",
-        "listing", "removal", "sizes", "difference", "overview", "exported", "explain", "doctor", "findings", "patient",
+        "listing", "removal", "removable", "sizes", "difference", "overview", "exported", "explain", "doctor", "findings", "patient",
         "recall", "recovery", "keypair", "burglary",
     ),
     ("keepers", "sources", "offsite", "retention", "places"),

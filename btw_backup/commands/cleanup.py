@@ -1,6 +1,9 @@
 """Free the room of what was removed: backups that rm removed longer ago than the grace period, and chunks of the store
 that no backup needs any more.
 
+At targets that say ALLOW_REMOVAL = True the same is removed, when all that is kept is there; what cannot be now is
+removed by the next cleanup or sync.
+
 It may be interrupted at any moment, and run while backups are made: those wait only while chunks are being removed.
 
 If a manifest cannot be read no chunk is removed, because nobody knows which ones it needs: status 5. The same if a DST
@@ -44,6 +47,8 @@ def run(context: Context, args: argparse.Namespace) -> None:
     except FatalUserError as error:
         problems.append(error)
         chunks = size = 0
+    if not args.dry_run:
+        problems += _removed_offsite(context)
     size += sum(each.size for each in purged)
     backups = sum(each.backups for each in purged)
     row = {"dry_run": args.dry_run, "backups": backups, "chunks": chunks, "size": size}
@@ -54,18 +59,19 @@ def run(context: Context, args: argparse.Namespace) -> None:
 
 def _purge(context: Context, grace: float, dry_run: bool, problems: list[FatalUserError]) -> Iterator[Purged]:
     now, span = utc_now(), timedelta(seconds=grace)
+    owe_removal = sync.owe_removal(context.config, context.config_dir)
     for each in listing.places(context.root, with_removed=True):
         try:
             if not removal.is_due(each, now, span):
                 continue
             if dry_run:
-                yield removal.purge(each, now, span, dry_run=True)
+                yield removal.foreseen(each, now, span)
                 continue
             with (
                 context.place(each.dst) as place,
                 ChunkStore(context.root).locked(exclusive=False, wait=context.lock_wait),
             ):
-                yield removal.purge(place, now, span, dry_run=False)
+                yield removal.purge(place, now, span, owe_removal)
         except FatalUserError as error:
             problems.append(error)
 
@@ -80,10 +86,23 @@ def _collect(context: Context, args: argparse.Namespace, grace: float, purged: S
         swept = collect.foreseen(root, grace=grace, now=now, forgotten=forgotten, doomed=doomed)
     else:
         owe = sync.owe_all(context.config, context.config_dir)
+        leave = sync.owe_removal(context.config, context.config_dir)
+        wait = context.lock_wait
         swept = collect.collect(
-            root, lambda path: owe("push", path), grace=grace, now=now, forgotten=forgotten, wait=context.lock_wait
+            root, lambda path: owe("push", path), leave, grace=grace, now=now, forgotten=forgotten, wait=wait
         )
     return swept.chunks, swept.size
+
+
+def _removed_offsite(context: Context) -> list[FatalUserError]:
+    """Remove the same where targets allow it; what kept it from that."""
+    if not any(address.allow_removal for address in sync.targets(context.config)):
+        return []
+    try:
+        sync.send(context.config, context.config_dir, wait=context.lock_wait, remove=True)
+    except FatalUserError as error:
+        return [error]
+    return []
 
 
 def _count(number: int, what: str) -> str:

@@ -81,9 +81,10 @@ def _target(address: Address, general: Config) -> Iterator[dict[str, Any]]:
         "ENCRYPT_TO": address.encrypt_to,
         "BANDWIDTH": address.bandwidth,
         "SERVER_SIDE_ENCRYPTION": address.server_side_encryption,
+        "ALLOW_REMOVAL": address.allow_removal,
     }
     for name, value in said.items():
-        if value or name in ("LAYOUT", "ENCRYPT_TO", "SERVER_SIDE_ENCRYPTION"):
+        if value or name in ("LAYOUT", "ENCRYPT_TO", "SERVER_SIDE_ENCRYPTION", "ALLOW_REMOVAL"):
             row = {"job": f"target {address.name}", "source": address.place, "setting": name}
             yield {**row, "value": _plain(value), "from": str(general.path)}
 

@@ -5,6 +5,10 @@ key s3cmd has here: to list, and to write. It cannot delete, read, or change how
 breaks into this machine cannot either. Versioning, which has to be switched on in the bucket by somebody else, keeps
 what is overwritten. With --read also to read, for scrub --target and for restores with this key.
 
+At a target with ALLOW_REMOVAL = True it can delete as well: in a mirror what is in it, with the layout objects the
+objects, but not the records of them. What is deleted there goes for good only when a rule of the bucket says so
+(NoncurrentVersionExpiration), if there is versioning; give it as many days as you need to notice a thief.
+
 A target with the layout mirror that gets backups of type rdiff needs to overwrite, and to delete what rdiff-backup
 replaces: that is in it.
 

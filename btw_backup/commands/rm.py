@@ -2,7 +2,7 @@
 
 SPEC must be said, and may name several: a stamp, first, A..B (see restore). A backup that is younger than PROTECT_YOUNG
 and the last good one of a DST are removed with --force only. Of type rdiff, a full and its incrementals go together.
-Copies that are off-site stay there.
+Copies that are off-site stay there; at targets with ALLOW_REMOVAL = True cleanup removes them, too.
 
 example:
   btw-backup rm www@first
@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
-from btw_backup import listing, removal, runner
+from btw_backup import listing, removable, removal, runner
 from btw_backup.clock import utc_now
 from btw_backup.commands.command import EXCLUSIVE, Command, Context
 from btw_backup.errors import FatalUserError, UsageError
@@ -52,10 +52,10 @@ def _remove(context: Context, dst: str, specs: Sequence[str], *, force: bool) ->
         ChunkStore(context.root).locked(exclusive=False, wait=context.lock_wait),
     ):
         backups = listing.backups(place)
-        chosen = removal.chosen_of(backups, specs, utc_now())
-        removal.check_whole(backups, chosen)
+        chosen = removable.chosen_of(backups, specs, utc_now())
+        removable.check_whole(backups, chosen)
         if not force:
-            removal.check(backups, chosen, utc_now(), timedelta(seconds=context.config["PROTECT_YOUNG"]))
+            removable.check(backups, chosen, utc_now(), timedelta(seconds=context.config["PROTECT_YOUNG"]))
         removal.remove(place, chosen)
         return chosen
 

@@ -4,9 +4,11 @@ Every backup is sent when it is made. This command sends what could not be sent 
 was away or the run was interrupted. With --full it compares all of ROOT_PATH with what is off-site and
 sends what is missing there or differs, for instance after S3_URI_PREFIX was changed; it reads every backup
 once. All targets are sent to at once, and one that is away does not hold up the others. Nothing is removed
-off-site because it is missing here. With --verify it sends what is owed, compares everything, and names what
-a target has lost, or has otherwise than it was sent; that is sent anew. scrub --target reads it back, too.
-The exit status is 6 if something is still owed.
+off-site because it is missing here; what rm removed and cleanup freed is removed at the targets that say
+ALLOW_REMOVAL = True, when nothing is owed to them any more. With --verify it sends what is owed, compares
+everything, and names what a target has lost, or has otherwise than it was sent; that is sent anew. scrub
+--target reads it back, too.
+The exit status is 6 if something is still owed, or could not be removed.
 
 example:
   btw-backup sync
@@ -17,7 +19,7 @@ import argparse
 from btw_backup import places
 from btw_backup.commands.command import Command, Context
 from btw_backup.errors import FatalUserError
-from btw_backup.offsite import sync
+from btw_backup.offsite import removals, sync
 from btw_backup.offsite.state import SYNC
 
 
@@ -35,7 +37,7 @@ def run(context: Context, args: argparse.Namespace) -> None:
         sync.owe_all(context.config, context.config_dir)(SYNC, "")
     problem: FatalUserError | None = None
     try:
-        sync.send(context.config, context.config_dir, wait=context.lock_wait, verify=args.verify)
+        sync.send(context.config, context.config_dir, wait=context.lock_wait, verify=args.verify, remove=True)
     except FatalUserError as error:
         problem = error
     rows = [
@@ -45,6 +47,8 @@ def run(context: Context, args: argparse.Namespace) -> None:
             "layout": address.layout,
             "encryption": address.encryption,
             "owed": len(sync.journal(context.config_dir, address.name).pending()),
+            "allow_removal": address.allow_removal,
+            "to_remove": len(removals.journal(context.config_dir, address).pending()),
         }
         for address in found
     ]

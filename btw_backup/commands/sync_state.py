@@ -2,7 +2,7 @@
 
 The journal is the file sync_state in the configuration directory, for the target NAME it is
 sync_state.NAME. It grows by a line for each thing that is noted or done; --reset empties it, and refuses
-to while anything is owed.
+to while anything is owed. What is still to be removed there stands in files of its own, removals.NAME.PLACE.
 
 example:
   btw-backup sync-state --list
@@ -16,14 +16,14 @@ from btw_backup.addresses import FIRST
 from btw_backup.commands.command import Command, Context
 from btw_backup.errors import FatalUserError
 from btw_backup.log import printable
-from btw_backup.offsite import sync
+from btw_backup.offsite import removals, sync
 from btw_backup.offsite.state import PUSH, SYNC
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Fill the parser."""
     which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--list", action="store_true", help="list what must be synced or pushed")
+    which.add_argument("--list", action="store_true", help="list what must be synced, pushed or removed")
     which.add_argument("--reset", action="store_true", help="empty the journal; only if nothing must be")
 
 
@@ -31,6 +31,7 @@ def run(context: Context, args: argparse.Namespace) -> None:
     """Show or empty the journal."""
     found = list(sync.journals(context.config_dir))
     if args.reset:
+        found += removals.journals(context.config_dir)
         if any(journal.pending() for _, journal in found):
             raise FatalUserError("cannot reset: some files must be synced or pushed")
         for _, journal in found:
@@ -45,6 +46,8 @@ def run(context: Context, args: argparse.Namespace) -> None:
         for debt in debts
         if debt.op == op
     ]
+    leaving = [(name, debt) for name, journal in removals.journals(context.config_dir) for debt in journal.pending()]
+    rows += [{"op": debt.op, "path": debt.path, "target": name} for name, debt in leaving]
     context.show(rows, _line)
 
 

@@ -13,7 +13,7 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
-from btw_backup import listing, removal, specs
+from btw_backup import listing, removable, removal, specs
 from btw_backup.clock import utc_now
 from btw_backup.commands.command import EXCLUSIVE, Command, Context
 from btw_backup.errors import NotFound
@@ -40,8 +40,8 @@ def run(context: Context, args: argparse.Namespace) -> None:
         removed = list(listing.removed(place))
         if not removed:
             raise NotFound(f"nothing was removed from {place.dst}", "btw-backup list --removed shows what was")
-        chosen = removal.chosen_of(removed, [spec], utc_now())
-        removal.check_whole(removed, chosen)
+        chosen = removable.chosen_of(removed, [spec], utc_now())
+        removable.check_whole(removed, chosen)
         removal.bring_back(place, chosen, owe)
         stamps = {backup.stamp for backup in chosen}
         here = [backup for backup in listing.backups(place) if backup.stamp in stamps]

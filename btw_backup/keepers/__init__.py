@@ -1,6 +1,6 @@
 """How backups are kept on disk."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +34,9 @@ class Place:
 Owe = Callable[[str, str], None]
 """Called as ``owe("push", "dst/2026-….tbz")`` before a final name appears: notes what every target has to be sent."""
 
+OweRemoval = Callable[[Sequence[str]], None]
+"""Called with paths below ROOT_PATH before they are deleted there for good: notes what targets have to remove, too. One
+with a slash at its end is a folder with all that is in it."""
 
 Content = Iterable[memoryview]
 """What is stored of a file, without its holes: in pieces, to read before the next entry, or not at all."""

@@ -40,6 +40,9 @@ class Target(Protocol):
     def listing(self, prefix: str, *, recursive: bool) -> Listing:
         """The objects whose path begins with `prefix`; unless `recursive`, only down to the next slash."""
 
+    def folders(self) -> Sequence[str]:
+        """The folders that lie at the top, each with a slash at its end."""
+
     def send(self, paths: Sequence[str]) -> str:
         """Copy these files; some may not arrive. The first complaint, which may explain why, or ""."""
 

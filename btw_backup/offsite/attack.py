@@ -24,15 +24,16 @@ class Attacked:
     delete: bool
 
 
-def attack(make: Callable[[Path], Target]) -> Attacked:
-    """Attack the target that `make` makes for a folder to mirror. Raises `FatalUserError`.
+def attack(make: Callable[[Path], Target], below: str = "") -> Attacked:
+    """Attack the target that `make` makes for a folder to mirror; in its folder `below` ("", or with a slash at its
+    end). Raises `FatalUserError`.
 
     Each answer is what a listing says afterwards, not what the server claims. What cannot be deleted stays there, under
     ``probe/``, with 64 bytes.
     """
     with tempfile.TemporaryDirectory(prefix=".btw-backup-attack-") as name:
         folder = Path(name)
-        target, path = make(folder), f"{_FOLDER}/{secrets.token_hex(16)}"
+        target, path = make(folder), f"{below}{_FOLDER}/{secrets.token_hex(16)}"
         target.probe()
         first, second = secrets.token_bytes(_SIZE), secrets.token_bytes(_SIZE)
         complaint = _put(target, folder, path, first)

@@ -12,8 +12,9 @@ from btw_backup import files, log
 from btw_backup.errors import ProgramFailed
 from btw_backup.log import debug
 from btw_backup.offsite import Listing, Stored, Target
+from btw_backup.offsite.doomed import CHUNK
 from btw_backup.offsite.index import Ref
-from btw_backup.offsite.ledger import CHUNK, Ledger
+from btw_backup.offsite.ledger import Ledger
 from btw_backup.offsite.together import begun
 
 BATCH_FILES, SMALL_BATCH, LARGE_BATCH = 500, 128 << 20, 512 << 20

@@ -92,6 +92,14 @@ class Folder:
             elif entry.is_file(follow_symlinks=False):
                 yield folder + entry.name, entry.stat(follow_symlinks=False).st_size
 
+    def folders(self) -> Sequence[str]:
+        """See `Target`."""
+        try:
+            with os.scandir(self._top) as entries:
+                return [f"{entry.name}/" for entry in entries if entry.is_dir(follow_symlinks=False)]
+        except OSError as error:
+            raise ProgramFailed(f"{self._top} cannot be listed: {error.strerror}") from error
+
     def send(self, paths: Sequence[str]) -> str:
         """See `Target`."""
         first = ""
@@ -187,8 +195,12 @@ class Folder:
         for path in paths:
             try:
                 (self._top / path).unlink(missing_ok=True)
+                for folder in (self._top / path).relative_to(self._top).parents:
+                    if folder.name:
+                        (self._top / folder).rmdir()
             except OSError as error:
-                first = first or self._complaint(error)
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+                    first = first or self._complaint(error)
         return first
 
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import zstandard
 
 from btw_backup.errors import Damaged, FatalUserError
+from btw_backup.store import chunk_in
 
 FORMAT = 1
 LARGEST = 1 << 30
@@ -65,7 +66,7 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One record: what is new since the one before, and the paths that are not there any more."""
+    """One record: what is new since the one before, and the paths, of files and chunks, that are not there any more."""
 
     chain: str
     sequence: int
@@ -80,6 +81,7 @@ class Record:
         """Bring `state` up to this record."""
         for path in self.removed:
             state.files.pop(path, None)
+            state.chunks.pop(chunk_in(path), None)
         state.files.update(self.files)
         state.chunks.update(self.chunks)
 

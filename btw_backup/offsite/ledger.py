@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from btw_backup.errors import Damaged
-from btw_backup.offsite import Stored, index
+from btw_backup.offsite import Stored, doomed, index
+from btw_backup.offsite.doomed import CHUNK, PART, Doomed
 from btw_backup.offsite.index import File, Pending, Ref, State
 
 _TABLES = """
@@ -28,8 +29,6 @@ CREATE INDEX IF NOT EXISTS object_staged ON object (proved) WHERE proved = 0;
 CREATE TABLE IF NOT EXISTS file (path BLOB PRIMARY KEY, state TEXT, entry TEXT) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS single (path TEXT PRIMARY KEY, stored INTEGER, checksum TEXT) WITHOUT ROWID;
 """
-CHUNK, PART = b"c", b"p"
-"""What an identity begins with: then comes the name of the chunk, or the SHA-256 of the part of a file."""
 
 
 class Ledger:
@@ -39,10 +38,11 @@ class Ledger:
         self._connection = sqlite3.connect(path, check_same_thread=False)
         try:
             os.chmod(path, 0o600)
-            self._connection.executescript(_TABLES)
+            self._connection.executescript(_TABLES + doomed.TABLE)
             if not self.meta("chain"):
                 with self._connection:
                     self._set("chain", secrets.token_hex(8))
+            self.doomed = Doomed(self._connection)
         except sqlite3.DatabaseError as error:
             self._connection.close()
             raise Damaged(f"{path} cannot be used: {error}", "move it away: then everything is sent anew") from error
@@ -79,12 +79,15 @@ class Ledger:
         states = {path: (state, index.file_of(value)) for path, (state, value) in found["states"].items()}
         return Pending(**{**found, "states": states, "removed": tuple(found["removed"])})
 
-    def set_pending(self, pending: Pending) -> Pending:
-        """Note that this record is on its way; the chunks that no other has told, it tells. Gives it back."""
+    def set_pending(self, pending: Pending, *, frees: bool = False) -> Pending:
+        """Note that this record is on its way; the chunks that no other has told, it tells. If it `frees` what it says
+        is removed, so do the objects that nothing needs then. Gives it back."""
         value = {name: getattr(pending, name) for name in Pending.__slots__}
         value["states"] = {path: [state, index.value_of(file)] for path, (state, file) in pending.states.items()}
         with self._connection:
             self._set("pending", value)
+            if frees:
+                self.doomed.note(pending.sequence, pending.removed)
             self._connection.execute("UPDATE object SET told = ? WHERE told = 0 AND proved = 1", (pending.sequence,))
         return pending
 
@@ -96,6 +99,7 @@ class Ledger:
                 self._connection.execute("INSERT OR REPLACE INTO file VALUES (?, ?, ?)", row)
             for path in pending.removed:
                 self._connection.execute("DELETE FROM file WHERE path = ?", (os.fsencode(path),))
+            self.doomed.settle(pending.sequence, pending.removed)
             self._set("sequence", pending.sequence)
             self._set("digest", pending.digest)
             counted = pending.state_size is None
@@ -219,9 +223,9 @@ class Ledger:
         row = self._connection.execute("SELECT state, entry FROM file WHERE path = ?", (os.fsencode(path),)).fetchone()
         return (row[0], index.file_of(json.loads(row[1]))) if row else None
 
-    def paths_below(self, folder: str, within: str) -> list[str]:
-        """The files that are told of in `folder` ("" or with a slash at its end), in folders called `within`."""
-        low, inner = os.fsencode(folder), os.fsencode(f"/{within}/")
+    def paths_below(self, folder: str, within: str = "") -> list[str]:
+        """The files that are told of in `folder` ("" or with a slash at its end), or in those in it called `within`."""
+        low, inner = os.fsencode(folder), os.fsencode(f"/{within}/" if within else "/")
         query = "SELECT path FROM file WHERE path >= ? AND instr(path, ?) ORDER BY path"
         found = []
         for (path,) in self._connection.execute(query, (low, inner)):

@@ -20,7 +20,6 @@ import sqlite3
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -29,20 +28,17 @@ from btw_backup.addresses import Address
 from btw_backup.clock import stamp_of, utc_now
 from btw_backup.errors import Damaged, NotOffsite
 from btw_backup.offsite import Target, bucket, index, sampling, sealing, storekey, superseded
+from btw_backup.offsite.chain import PART_SIZE, Chain
 from btw_backup.offsite.debts import HINT, Debts, as_folder, touches
 from btw_backup.offsite.delivery import Delivery
-from btw_backup.offsite.index import File, Pending, Record, Ref
-from btw_backup.offsite.ledger import CHUNK, PART, Ledger
+from btw_backup.offsite.doomed import CHUNK, PART
+from btw_backup.offsite.index import File, Ref
+from btw_backup.offsite.ledger import Ledger
+from btw_backup.offsite.object_removal import ObjectRemoval
 from btw_backup.offsite.parts import files_below, repository_of
 from btw_backup.offsite.state import SYNC, Debt, SyncState
 from btw_backup.store import chunks
 from btw_backup.store.chunks import ChunkStore
-
-PART_SIZE = 14 << 20
-"""Bytes of a file in one object: less than what s3cmd sends in one piece, however it is padded."""
-
-RECORDS, RECORD_BYTES = 200, 4 << 20
-"""When the records since the last state are more, or larger than this and than that state, there is a new state."""
 
 PATIENCE, MOST_CHUNKS = 600.0, 20_000
 """Seconds and chunks after which what was sent so far is told, though there is more to send."""
@@ -51,25 +47,18 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CHUNKS = f"{chunks.FOLDER}/chunks/"
 
 
-@dataclass(slots=True)
-class _Found:
-    """A file that was read: what it looked like, and what of it is where."""
-
-    state: str
-    file: File
-
-
 class Objects:
     """One go at everything that is owed to a target. Made by `opened`."""
 
     def __init__(self, debts: Debts, ledger: Ledger, delivery: Delivery, recipients: Sequence[str], key: bytes) -> None:
         self._debts = debts
+        self._chain = Chain(ledger, delivery, key)
         self._ledger = ledger
         self._delivery = delivery
         self._recipients = recipients
         self._key = key
         self._store = ChunkStore(Path(debts.root))
-        self._files: dict[str, _Found] = {}
+        self._files: dict[str, tuple[str, File]] = {}
         self._began = time.monotonic()
         self._doubts: dict[str, str] = {}
         self._last = ""
@@ -79,6 +68,12 @@ class Objects:
     def work_off(self) -> None:
         """Go on until nothing is left that was not tried. Raises `NotOffsite`."""
         self._debts.work_off(self._pay)
+
+    def remove(self, target: Target, noted: SyncState) -> None:
+        """Remove what `noted` says is to be removed from `target`. Raises `NotOffsite`, `ProgramFailed`."""
+        if not self._begun:
+            self._finish_what_was_begun()
+        ObjectRemoval(target, self._ledger, self._chain, self._debts.root).work_off(noted)
 
     def scrub(self, percent: float | None) -> sampling.Bad:
         """Fetch objects, and compare: those that are not what they were, which are owed anew."""
@@ -111,8 +106,7 @@ class Objects:
         """Send what an interrupted run had staged, and its record; and what everybody has to find at the target."""
         self._begun = True
         self._delivery.resume()
-        if pending := self._ledger.pending():
-            self._send_record(pending)
+        self._chain.finish()
         bucket.furnish(self._delivery, self._ledger, self._recipients, self._key)
 
     def _paths(self, debts: Sequence[Debt]) -> Iterator[str]:
@@ -187,7 +181,7 @@ class Objects:
                 self._doubts[path] = "it changed while it was sent"
                 return
             mtime = os.fstat(file.fileno()).st_mtime_ns
-        self._files[path] = _Found(state, File(size, digest.hexdigest(), mtime, tuple(parts)))
+        self._files[path] = state, File(size, digest.hexdigest(), mtime, tuple(parts))
 
     def _part(self, content: bytes) -> Ref:
         identity = PART + hashlib.sha256(content).digest()
@@ -198,13 +192,11 @@ class Objects:
         lost, chunks = self._delivery.deliver()
         found, self._files = self._files, {}
         self._began, self._untold = time.monotonic(), 0
-        for path in [path for path, one in found.items() if any(part in lost for part in one.file.parts)]:
-            self._doubts[path] = next(lost[part] for part in found.pop(path).file.parts if part in lost)
+        for path in [path for path, (_, file) in found.items() if any(part in lost for part in file.parts)]:
+            self._doubts[path] = next(lost[part] for part in found.pop(path)[1].parts if part in lost)
         self._doubts.update({f"{_CHUNKS}{name[:2]}/{name}.zst": why for name, why in chunks.items()})
         removed = [path for debt in debts if debt.op == SYNC for path in self._superseded(as_folder(debt.path), found)]
-        new = self._ledger.new_chunks()
-        if found or removed or new or self._ledger.meta("state_wanted"):
-            self._send_record(self._make_record(found, tuple(dict.fromkeys(removed)), new))
+        self._chain.tell(found, removed)
 
     def _superseded(self, folder: str, found: Collection[str]) -> list[str]:
         """What rdiff-backup replaced in `folder`, and its successor is there. The objects stay."""
@@ -213,49 +205,6 @@ class Objects:
         known = self._ledger.paths_below(folder, superseded.FOLDER)
         here = {path for path in known if os.path.lexists(self._debts.here(path))}
         return superseded.superseded(known, here | {path for path in found if path.startswith(folder)})
-
-    def _make_record(self, found: dict[str, _Found], removed: tuple[str, ...], new: dict[str, Ref]) -> Pending:
-        """Stage a record, and note that it is on its way."""
-        sequence = self._ledger.sequence + 1
-        state = self._state() if self._state_is_due() else None
-        record = Record(
-            chain=self._ledger.chain,
-            sequence=sequence,
-            previous=str(self._ledger.meta("digest", "")),
-            made=stamp_of(utc_now()),
-            files={path: one.file for path, one in found.items()},
-            chunks=new,
-            removed=removed,
-            state=state,
-        )
-        content = self._delivery.seal(index.text_of(record, self._key))
-        digest = hashlib.sha256(content).hexdigest()
-        path = f"{index.FOLDER}/{record.chain}/{sequence:08x}-{digest}{index.STATE if state else ''}"
-        self._delivery.write(path, content)
-        states = {path: (one.state, one.file) for path, one in found.items()}
-        size = state.size if state else None
-        return self._ledger.set_pending(Pending(path, sequence, digest, len(content), states, removed, size))
-
-    def _state_is_due(self) -> bool:
-        count, size = self._ledger.since
-        return (
-            self._ledger.meta("state_wanted")
-            or count >= RECORDS
-            or size > max(RECORD_BYTES, int(self._ledger.meta("state_size", 0)))
-        )
-
-    def _state(self) -> File | None:
-        """All that was told so far, as objects; None if they do not arrive."""
-        pieces = list(index.state_pieces(self._ledger.told_files(), self._ledger.told_chunks(), PART_SIZE))
-        digest = hashlib.sha256()
-        for piece in pieces:
-            digest.update(piece)
-        parts = tuple(map(self._part, pieces))
-        return None if self._delivery.deliver()[0] else File(sum(map(len, pieces)), digest.hexdigest(), 0, parts)
-
-    def _send_record(self, pending: Pending) -> None:
-        self._delivery.deliver_one(pending.path)
-        self._ledger.settle(pending)
 
 
 @contextmanager

@@ -20,7 +20,8 @@ _NEVER = (
     "s3:PutObjectAcl",
     "s3:PutBucketAcl",
 )
-"""Denied in so many words, whatever else the user may: with any of these, backups could be made to vanish."""
+"""Denied in so many words, whatever else the user may: with any of these, backups could be made to vanish. The first is
+what ALLOW_REMOVAL needs; where there is versioning, it hides what it deletes, and the others would destroy it."""
 
 
 def text_of(address: Address, *, read: bool) -> str:
@@ -40,17 +41,24 @@ def text_of(address: Address, *, read: bool) -> str:
         "Resource": f"arn:aws:s3:::{bucket}",
     }
     never: dict[str, object] = {"Sid": "Never", "Effect": "Deny", "Action": list(_NEVER)}
-    replaced = f"{below}/{FOLDER}/*"
-    if address.layout == "mirror":
-        never["Action"] = list(_NEVER[1:])
+    never["Action"] = list(_NEVER[1:] if (where := _removable(address, below)) else _NEVER)
     statements = [
         listing,
         {"Sid": "Write", "Effect": "Allow", "Action": write, "Resource": below},
         {**never, "Resource": [f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{bucket}/*"]},
     ]
-    if address.layout == "mirror":
+    if where:
+        sid = "Remove" if address.allow_removal else "Replace"
         statements += [
-            {"Sid": "Replace", "Effect": "Allow", "Action": "s3:DeleteObject", "Resource": replaced},
-            {"Sid": "NothingElse", "Effect": "Deny", "Action": "s3:DeleteObject", "NotResource": replaced},
+            {"Sid": sid, "Effect": "Allow", "Action": "s3:DeleteObject", "Resource": where},
+            {"Sid": "NothingElse", "Effect": "Deny", "Action": "s3:DeleteObject", "NotResource": where},
         ]
     return json.dumps({"Version": "2012-10-17", "Statement": statements}, indent=1)
+
+
+def _removable(address: Address, below: str) -> str:
+    """What may be deleted of all that is `below`: with ALLOW_REMOVAL what can be removed here, but no record of it; in
+    a mirror at least what rdiff-backup replaces. "" if it is nothing."""
+    if address.layout == "objects":
+        return below.removesuffix("*") + "objects/*" if address.allow_removal else ""
+    return below if address.allow_removal else f"{below}/{FOLDER}/*"

@@ -36,12 +36,14 @@ _FEWEST, _LEAST = 25, 16 << 20  # files, or bytes, that are worth a call of thei
 
 _ROW = re.compile(r"\S+ \S+ +(\d+)  (\S*) *  ([A-Z_]*) *  (s3://.*)")
 _ROW_WITH_MD5 = re.compile(r"\S+ \S+ +\d+  ([0-9a-f]{32}) *  (s3://.*)")
+_FOLDER = re.compile(r" *DIR +(s3://.*/)")
 _UPLOAD = re.compile(r"[^\t]+\t(s3://[^\t]+)\t(\S+)")
 _IN_CLEAR = re.compile(r"^\s*use_https\s*=\s*(false|no|off|0)\s*$", re.MULTILINE | re.IGNORECASE)
 _HOST = re.compile(r"^\s*host_base\s*=\s*(\S+)", re.MULTILINE)
 _HERE = re.compile(r"(127\.[0-9.]+|localhost|\[::1\])(:\d+)?$")
 _KMS = re.compile(r"^ *MD5 sum: +([0-9a-f]{32})\n *SSE: +aws:kms", re.MULTILINE)
 _FAITHFUL = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]*")
+_PATTERN = re.compile(r"[*?]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _UNPROVABLE = re.compile(r"^\s*(encrypt|dry_run|human_readable_sizes)\s*=\s*(true|yes|on|1)\s*$", re.MULTILINE | re.I)
 
@@ -81,6 +83,12 @@ class S3:
             if row and row[4].startswith(self.name):
                 found[row[4].removeprefix(self.name)] = Stored(int(row[1]), row[2])
         return found
+
+    def folders(self) -> Sequence[str]:
+        """See `Target`."""
+        output = self._run(["ls", self.name], LISTING_LIMIT).decode("utf-8", "surrogateescape")
+        rows = filter(None, map(_FOLDER.fullmatch, output.split("\n")))
+        return [row[1].removeprefix(self.name) for row in rows if row[1].startswith(self.name)]
 
     def send(self, paths: Sequence[str]) -> str:
         """See `Target`. Names that s3cmd would change are left out, and so remain unproved."""
@@ -156,8 +164,11 @@ class S3:
             self._attempt(["abortmp", *each.rsplit(" ", 1)])
 
     def remove(self, paths: Sequence[str]) -> str:
-        """See `Target`."""
-        return self._each(["del"], [self.name + path for path in paths], [])
+        """See `Target`. What s3cmd would take for a pattern is left out: it would remove others, too."""
+        plain = [self.name + path for path in paths if not _PATTERN.search(path)]
+        jobs = [partial(self._each, ["del"], plain[n::CALLS], []) for n in range(min(CALLS, len(plain)))]
+        complaint = self._at_once(jobs)
+        return complaint or ("" if len(plain) == len(paths) else "its name has * or ?, which s3cmd takes for a pattern")
 
     def _each(self, command: list[str], arguments: list[str], last: list[str]) -> str:
         """Run `command` with as many of `arguments` at once as there may be."""

@@ -9,13 +9,16 @@
 ``push`` copies a file or, with a slash at the end, a folder; ``sync`` makes a folder equal. The path is relative to
 ROOT_PATH; the empty path is all of it. Control characters in a path are written as ``%0A``, and so that this can be
 undone a ``%`` that stands before the digits of one, or before ``25``, as ``%25``. Any other ``%`` means itself.
+
+What is to be removed there has a journal of its own, with lines ``+remove PATH``: a version that does not know them
+never sees them. See `removals`.
 """
 
 import errno
 import fcntl
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,18 +28,16 @@ from btw_backup.clock import stamp_of, utc_now
 from btw_backup.errors import FatalUserError
 from btw_backup.log import warn
 
-PUSH, SYNC = "push", "sync"
+PUSH, SYNC, REMOVE = "push", "sync", "remove"
 
-_HEAD = rb"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2} [+-](?:push|sync)(?: |$)"
-_LINE = re.compile(rb"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2} ([+-])(push|sync)(?: (.*))?", re.DOTALL)
-_GLUED = re.compile(rb"(?<=.)(?=" + _HEAD + rb")")
+_MOMENT = r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}"
 _TO_ESCAPE = re.compile(rb"[\x00-\x1f\x7f]|%(?=[01][0-9A-Fa-f]|7[Ff]|25)")
 _ESCAPED = re.compile(rb"%([01][0-9A-Fa-f]|7[Ff]|25)")
 
 
 @dataclass(frozen=True, slots=True)
 class Debt:
-    """Something owed: `op` is `PUSH` or `SYNC`; `noted` is where in the journal it was noted last."""
+    """Something owed: `op` is `PUSH`, `SYNC` or `REMOVE`; `noted` is where in the journal it was noted last."""
 
     op: str
     path: str
@@ -44,28 +45,49 @@ class Debt:
 
 
 class SyncState:
-    """The journal in the file `path`, which need not exist. Any number of processes may use it at once."""
+    """The journal in the file `path`, which need not exist. Any number of processes may use it at once. It has lines of
+    the kinds `ops`; any other line is damage."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, ops: Sequence[str] = (PUSH, SYNC)) -> None:
         self._path = path
+        self._lines = _Lines(ops)
         self._owed: dict[tuple[str, str], int] = {}
         self._read_to = 0
         self._last = b""
 
     def owe(self, op: str, path: str) -> None:
         """Note that `path` is owed. It is on the disk when this returns."""
-        _check(path)
-        with self._locked(create=True) as journal:
-            assert journal is not None
-            self._append(journal, "+", op, path)
+        self.owe_all(op, [path])
+
+    def owe_all(self, op: str, paths: Sequence[str]) -> None:
+        """Note that all of `paths` are owed. They are on the disk when this returns."""
+        for path in paths:
+            _check(path)
+        if paths:
+            with self._locked(create=True) as journal:
+                assert journal is not None
+                self._append(journal, "+", [(op, path) for path in paths])
 
     def done(self, debt: Debt) -> bool:
         """Strike `debt` off; False if it was noted anew since it was read, and so is still owed."""
         with self._locked() as journal:
             if journal is None or self._owed.get((debt.op, debt.path)) != debt.noted:
                 return False
-            self._append(journal, "-", debt.op, debt.path)
+            self._append(journal, "-", [(debt.op, debt.path)])
             return True
+
+    def done_all(self, debts: Sequence[Debt]) -> None:
+        """Strike off those of `debts` that were not noted anew."""
+        with self._locked() as journal:
+            paid = [(debt.op, debt.path) for debt in debts if self._owed.get((debt.op, debt.path)) == debt.noted]
+            if journal is not None and paid:
+                self._append(journal, "-", paid)
+
+    def strike(self, op: str, path: str) -> None:
+        """Strike off what is owed of `path`, whenever it was noted; it need not be."""
+        with self._locked() as journal:
+            if journal is not None and (op, path) in self._owed:
+                self._append(journal, "-", [(op, path)])
 
     def pending(self) -> list[Debt]:
         """What is owed, in the order in which it was noted."""
@@ -142,8 +164,8 @@ class SyncState:
 
     def _take(self, line: bytes) -> bool:
         """Take in one line; False if it makes no sense as it stands."""
-        found = _LINE.fullmatch(line)
-        if found is None or _GLUED.search(line):
+        found = self._lines.line.fullmatch(line)
+        if found is None or self._lines.glued.search(line):
             return False
         path = _plain(found[3] or b"")
         if not _is_inside(path):
@@ -155,27 +177,31 @@ class SyncState:
             self._owed[key] = self._read_to
         return True
 
-    def _append(self, journal: int, sign: str, op: str, path: str) -> None:
-        line = f"{stamp_of(utc_now())} {sign}{op} ".encode() + _escaped(path) + b"\n"
+    def _append(self, journal: int, sign: str, things: Sequence[tuple[str, str]]) -> None:
+        stamp = stamp_of(utc_now())
+        lines = [f"{stamp} {sign}{op} ".encode() + _escaped(path) + b"\n" for op, path in things]
         before = os.fstat(journal).st_size
         try:
-            files.write_all(journal, line)
+            files.write_all(journal, b"".join(lines))
             os.fsync(journal)
         except BaseException:
             os.ftruncate(journal, before)  # no half line for others to find; a full disk, most likely
             raise
-        self._take(line.rstrip(b"\n"))
-        self._advance(line)
+        for line in lines:
+            self._take(line.rstrip(b"\n"))
+            self._advance(line)
 
     def _repair(self, journal: int) -> None:
         """Keep the lines that make sense, set the rest aside beside the journal, and say so.
 
         A last line without its end was never believed by who wrote it, so nothing is lost with it. Where anything
-        else could not be read, a debt may be lost: all of ROOT_PATH is compared once, which costs time only.
+        else could not be read, a debt may be lost: all of ROOT_PATH is compared once, which costs time only. What was
+        to be removed, and is forgotten, stays there, which costs room only.
         """
         with open(os.dup(journal), "rb") as stream:
             stream.seek(0)
-            good, bad, lost = _sorted_out(stream.read())
+            good, bad, lost = self._lines.sorted_out(stream.read())
+        lost = lost and self._lines.has_sync
         if lost:
             good.append(f"{stamp_of(utc_now())} +{SYNC} ".encode())
         torn = self._path.with_name(f"{self._path.name}.torn-{stamp_of(utc_now())}")
@@ -188,25 +214,34 @@ class SyncState:
         )
 
 
-def _sorted_out(content: bytes) -> tuple[list[bytes], list[bytes], bool]:
-    """The lines of a damaged journal that make sense, those that do not, and whether a debt may be among the latter."""
-    whole, _, tail = content.rpartition(b"\n")
-    good: list[bytes] = []
-    bad: list[bytes] = []
-    for line in whole.split(b"\n"):
-        for piece in _GLUED.split(line.rstrip(b"\r")):
-            if piece:
-                (good if _makes_sense(piece) else bad).append(piece)
-    lost = any(_LINE.fullmatch(piece) is None for piece in bad)
-    *glued, torn = _GLUED.split(tail)
-    for piece in glued:
-        (good if _makes_sense(piece) else bad).append(piece)
-    return good, [*bad, *([torn] if torn else [])], lost or b"\0" in tail
+class _Lines:
+    """What lines of the kinds `ops` look like."""
 
+    def __init__(self, ops: Sequence[str]) -> None:
+        some = "|".join(ops)
+        self.has_sync = SYNC in ops
+        self.line = re.compile(rf"{_MOMENT} ([+-])({some})(?: (.*))?".encode(), re.DOTALL)
+        self.glued = re.compile(rf"(?<=.)(?={_MOMENT} [+-](?:{some})(?: |$))".encode())
 
-def _makes_sense(line: bytes) -> bool:
-    found = _LINE.fullmatch(line)
-    return found is not None and _is_inside(_plain(found[3] or b""))
+    def sorted_out(self, content: bytes) -> tuple[list[bytes], list[bytes], bool]:
+        """The lines of a damaged journal that make sense, those that do not, and whether a debt may be among the
+        latter."""
+        whole, _, tail = content.rpartition(b"\n")
+        good: list[bytes] = []
+        bad: list[bytes] = []
+        for line in whole.split(b"\n"):
+            for piece in self.glued.split(line.rstrip(b"\r")):
+                if piece:
+                    (good if self._makes_sense(piece) else bad).append(piece)
+        lost = any(self.line.fullmatch(piece) is None for piece in bad)
+        *glued, torn = self.glued.split(tail)
+        for piece in glued:
+            (good if self._makes_sense(piece) else bad).append(piece)
+        return good, [*bad, *([torn] if torn else [])], lost or b"\0" in tail
+
+    def _makes_sense(self, line: bytes) -> bool:
+        found = self.line.fullmatch(line)
+        return found is not None and _is_inside(_plain(found[3] or b""))
 
 
 def _is_inside(path: str) -> bool:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from btw_backup import addresses, config, files, locks, log
 from btw_backup.addresses import FIRST, Address
 from btw_backup.config import Config
-from btw_backup.errors import FatalUserError, Locked, NotOffsite
-from btw_backup.keepers import Owe
+from btw_backup.errors import FatalUserError, Locked, NotOffsite, ProgramFailed
+from btw_backup.keepers import Owe, OweRemoval
 
 if TYPE_CHECKING:
     from btw_backup.offsite import Target
@@ -55,23 +55,36 @@ def owe_all(general: Config, config_dir: Path) -> Owe:
     """What notes a debt for every target. Raises `ImproperlyConfigured` before a backup could be made for nothing."""
     if not (wanted := targets(general)):
         return lambda op, path: None
-    noted = [_prepared(config_dir, address) for address in wanted]
+    from btw_backup.offsite import removals  # noqa: PLC0415 - as above
+    from btw_backup.offsite.state import REMOVE  # noqa: PLC0415 - as above
+
+    noted = [(_prepared(config_dir, address), removals.journal(config_dir, address)) for address in wanted]
 
     def owe(op: str, path: str) -> None:
-        for each in noted:
-            each.owe(op, path)
+        for debts, leaving in noted:
+            debts.owe(op, path)
+            leaving.strike(REMOVE, path)
 
     return owe
 
 
-def send(general: Config, config_dir: Path, *, wait: float, verify: bool = False) -> None:
+def owe_removal(general: Config, config_dir: Path) -> OweRemoval:
+    """What notes for the targets that allow it what is removed here for good. Raises `ImproperlyConfigured`."""
+    from btw_backup.offsite import removals  # noqa: PLC0415 - as above
+
+    return removals.owe_removal(targets(general), config_dir)
+
+
+def send(general: Config, config_dir: Path, *, wait: float, verify: bool = False, remove: bool = False) -> None:
     """Send what is owed, also by other runs, to all targets at once; wait at most `wait` seconds for others that send.
 
     What another run is writing right now is left to that run. With `verify` each target is compared with all that there
-    is when nothing is owed to it any more: what it lacks then, it has lost, which is said. Raises `NotOffsite` if
-    anything remains anywhere.
+    is when nothing is owed to it any more: what it lacks then, it has lost, which is said. With `remove` what was
+    removed here is removed where that is allowed, if nothing is owed. Raises `NotOffsite` if anything remains anywhere.
     """
-    jobs = [partial(_sent, address, general, config_dir, wait, verify) for address in targets(general)]
+    jobs = [
+        partial(_sent, address, general, config_dir, wait, verify=verify, remove=remove) for address in targets(general)
+    ]
     if not jobs:
         return
     from btw_backup.offsite.together import together  # noqa: PLC0415 - as above
@@ -131,10 +144,14 @@ def target_of(address: Address, general: Config, config_dir: Path, root: Path | 
     return Folder(address.place, mirrored, config_dir / KNOWN / f"{address.name}.id", address.rate)
 
 
-def _sent(address: Address, general: Config, config_dir: Path, wait: float, verify: bool) -> FatalUserError | None:
-    """Send what is owed to one target; what kept something from being sent."""
+def _sent(
+    address: Address, general: Config, config_dir: Path, wait: float, *, verify: bool, remove: bool
+) -> FatalUserError | None:
+    """Send what is owed to one target, and remove; what kept something from being sent, or from being removed."""
     try:
         _send(address, general, config_dir, wait, verify=verify)
+        if remove and address.allow_removal:
+            _remove(address, general, config_dir, wait)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return NotOffsite(f"not all is at {address.place} yet, because of this: {where}{error.strerror or error}")
@@ -159,6 +176,44 @@ def _send(address: Address, general: Config, config_dir: Path, wait: float, *, v
     except Locked as error:
         if debts := noted.pending():
             raise NotOffsite(owed(debts, address.place, error.message), HINT) from error
+
+
+def _remove(address: Address, general: Config, config_dir: Path, wait: float) -> None:
+    """Remove from one target. It has all that is kept here, or nothing is removed."""
+    from btw_backup.offsite import removals  # noqa: PLC0415 - as above
+
+    leaving = removals.journal(config_dir, address)
+    if not leaving.pending():
+        return
+    try:
+        with locks.lock(_lock_folder(config_dir, address), exclusive=True, wait=wait):
+            if journal(config_dir, address.name).pending():
+                log.debug(f"nothing is removed at {address.place}, because another run sends there")
+                return
+            _remove_noted(address, general, config_dir, leaving)
+            if not leaving.pending():
+                leaving.reset()
+    except (Locked, ProgramFailed) as error:
+        if left := [debt.path for debt in leaving.pending()]:
+            raise removals.not_removed(left, address.place, error.message) from error
+
+
+def _remove_noted(address: Address, general: Config, config_dir: Path, leaving: "SyncState") -> None:
+    """Remove what is noted, as the layout wants it."""
+    if address.layout == "mirror":
+        from btw_backup.offsite import mirror_removal  # noqa: PLC0415 - as above
+
+        target = target_of(address, general, config_dir)
+        target.probe()
+        mirror_removal.remove(target, leaving, general["ROOT_PATH"])
+        return
+    from btw_backup.offsite import objects, storekey  # noqa: PLC0415 - as above
+
+    known = storekey.private(config_dir / KNOWN)
+    target = target_of(address, general, config_dir, known / address.name)
+    target.probe()
+    with objects.opened(address, target, _prepared(config_dir, address), known, general["ROOT_PATH"]) as sending:
+        sending.remove(target, leaving)
 
 
 def _lock_folder(config_dir: Path, address: Address) -> Path:

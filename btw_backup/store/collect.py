@@ -12,9 +12,10 @@ import json
 import os
 import re
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from btw_backup import files
@@ -41,12 +42,18 @@ class Swept:
     size: int = 0
 
 
+Leave = Callable[[Sequence[str]], None]
+"""Is told the paths of chunks, relative to ROOT_PATH, before they are removed."""
+
+_AT_ONCE = 1000  # chunks
+
+
 def collect(
-    root: Path, announce: Announce, *, grace: float, now: float, forgotten: Collection[str], wait: float
+    root: Path, announce: Announce, leave: Leave, *, grace: float, now: float, forgotten: Collection[str], wait: float
 ) -> Swept:
     """Remove the chunks that are in no manifest and not younger than `grace` seconds; wait at most `wait` for others.
 
-    What a dead writer left whole is kept like any other chunk; `announce` is told.
+    What a dead writer left whole is kept like any other chunk; `announce` is told. `leave` is told what goes.
 
     Raises `Damaged`, and removes nothing, if it is not certain what is needed: also if a dst is gone that is not
     `forgotten`.
@@ -65,7 +72,7 @@ def collect(
         with store.locked(exclusive=True, wait=wait), Tally(store.folder) as late:
             marks.read(late, locked=True)
             marks.check_gone(forgotten)
-            swept = sweep.remove(_without((name for name, _ in doomed), iter(late)))
+            swept = sweep.remove(_without((name for name, _ in doomed), iter(late)), leave)
             marks.remember()
             _remove_litter(store)
     with store.locked(exclusive=False, wait=wait):
@@ -167,15 +174,16 @@ class _Sweep:
             if size is not None:
                 yield name, size
 
-    def remove(self, doomed: Iterator[bytes]) -> Swept:
+    def remove(self, doomed: Iterator[bytes], leave: Leave) -> Swept:
         """Remove chunks, and folders that are empty then."""
         chunks = size = 0
-        for name in doomed:
-            path = self._store.path(name.hex())
-            found = self._size_if_old(path)
-            if found is not None:
+        while names := list(islice(doomed, _AT_ONCE)):
+            paths = [self._store.path(name.hex()) for name in names]
+            found = {path: length for path in paths if (length := self._size_if_old(path)) is not None}
+            leave([os.path.relpath(path, self._store.folder.parent) for path in found])
+            for path in found:
                 path.unlink()
-                chunks, size = chunks + 1, size + found
+            chunks, size = chunks + len(found), size + sum(found.values())
         for prefix in os.listdir(self._store.chunks):
             if _PREFIX.fullmatch(prefix):
                 with suppress(OSError):  # it is not empty

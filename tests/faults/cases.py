@@ -358,6 +358,52 @@ def _cleaned(world: World) -> None:
     assert (left["backups"], left["chunks"]) == (0, 0), f"not all was freed: {left}"
 
 
+def _nas(world: World) -> Path:
+    return world.top / "nas"
+
+
+def _removed_with_a_copy(world: World, layout: str) -> None:
+    """As `_removed`; all is in another folder, too, from which it may be removed."""
+    _nas(world).mkdir(0o700)
+    world.configure(
+        f"OFFSITE = {{'nas': {{'PATH': {str(_nas(world))!r}, 'ALLOW_REMOVAL': True}}}}\nLAYOUT = {layout!r}\n"
+    )
+    _removed(world)
+
+
+def _in_the_copy(world: World) -> set[str]:
+    rows = json.loads(world.well("--json", "restore", "--from", _nas(world), "--list").out)
+    return {f"{row['dst']}@{row['stamp']}" for row in rows}
+
+
+def _copy_has_what_is_kept(world: World) -> None:
+    """Whatever died: what is kept here is there, and comes back from there alone."""
+    assert world.sure.keys() <= _in_the_copy(world), "I6: something that is kept here is not there any more"
+    target = world.place / "scratch" / "from-the-copy"
+    shutil.rmtree(target, ignore_errors=True)
+    world.well("restore", "--from", _nas(world), _last(world), target)
+    assert content_of(target) == world.sure[_last(world)], "I6: what is there comes back as something else"
+
+
+def _cleaned_in_both(world: World) -> None:
+    _cleaned(world)
+    assert world.well("sync-state", "--list").out == "", "done, and something is still to be removed"
+    assert _in_the_copy(world) == _addresses(world), "what was removed here is there"
+    assert world.well("sync", "--verify").err == "", "something is lost there"
+    _copy_has_what_is_kept(world)
+
+
+def _cleanup_with_a_copy(layout: str) -> Case:
+    return Case(
+        f"cleanup, {layout}",
+        "cleanup",
+        lambda world: _removed_with_a_copy(world, layout),
+        lambda world: ("cleanup", "--grace", "0"),
+        partial=_copy_has_what_is_kept,
+        done=_cleaned_in_both,
+    )
+
+
 # Restore
 
 
@@ -751,6 +797,8 @@ CASES = (
         is_fine=lambda world, ended: ended.status == 0 or set(world.removed) <= _addresses(world),
     ),
     Case("cleanup", "cleanup", _removed, lambda world: ("cleanup", "--grace", "0"), done=_cleaned),
+    _cleanup_with_a_copy("mirror"),
+    _cleanup_with_a_copy("objects"),
     Case(
         "cleanup --forget",
         "cleanup",

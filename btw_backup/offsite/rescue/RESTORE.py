@@ -232,6 +232,7 @@ def chain_from(bucket: Bucket, keys: List[bytes], chain: str, names: List[str]) 
             bucket.problem("the records %d and %d do not follow one another" % (before[0], record["sequence"]))
         for path in record["removed"]:
             state[0].pop(path, None)
+            state[1].pop(os.path.basename(path)[:-4] if path.startswith(CHUNKS) else "", None)
         state[0].update(record["files"])
         state[1].update(record["chunks"])
         before, made = (record["sequence"], name[9:73]), record["made"]
