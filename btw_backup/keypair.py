@@ -11,7 +11,6 @@ from btw_backup.clock import stamp_of, utc_now
 from btw_backup.errors import FatalUserError, WouldOverwrite
 
 _PIN = re.compile(r"^# store key: ([0-9a-f]{16})\s*$", re.MULTILINE)
-_LARGEST = 1 << 20
 
 
 def generate(path: Path) -> str:
@@ -26,16 +25,13 @@ def generate(path: Path) -> str:
     return public
 
 
-def pins_in(path: Path) -> list[str]:
+def pins_in(text: str) -> list[str]:
     """The fingerprints of store keys that are noted in the file of a key."""
-    try:
-        with open(path, "rb") as file:
-            return _PIN.findall(file.read(_LARGEST).decode("utf-8", "replace"))
-    except OSError as error:
-        raise FatalUserError(f"the key {path} cannot be read: {error.strerror}") from error
+    return _PIN.findall(text)
 
 
 def pin(path: Path, fingerprint: str) -> None:
     """Note the fingerprint of a store key in the file of a key."""
-    if fingerprint not in pins_in(path):
-        files.write_whole(path, path.read_bytes().rstrip(b"\n") + f"\n# store key: {fingerprint}\n".encode())
+    content = path.read_bytes()
+    if fingerprint not in pins_in(content.decode("utf-8", "replace")):
+        files.write_whole(path, content.rstrip(b"\n") + f"\n# store key: {fingerprint}\n".encode())

@@ -39,7 +39,7 @@ class Origin:
     """Where to take backups from: the addresses of targets, in the order in which to try them, with what opens them."""
 
     addresses: Sequence[Address]
-    identities: Sequence[Path] = ()
+    identities: Identities
     fingerprints: Sequence[str] = ()
 
 
@@ -118,11 +118,10 @@ def each(origin: Origin) -> Iterator[tuple[Origin, bool]]:
 @contextmanager
 def opened(origin: Origin, beside: Path) -> Iterator[Recalled]:
     """The first target that answers. The scratch folder lies in `beside`, and is gone at the end."""
-    identities = Identities(origin.identities)
     with _scratch(beside) as scratch:
         root = scratch / "root"
         root.mkdir()
-        yield Recalled(_answering(origin, identities, scratch), root)
+        yield Recalled(_answering(origin, scratch), root)
 
 
 @contextmanager
@@ -141,18 +140,18 @@ def _scratch(beside: Path) -> Iterator[Path]:
         os.close(descriptor)
 
 
-def _answering(origin: Origin, identities: Identities, scratch: Path) -> Vault:
+def _answering(origin: Origin, scratch: Path) -> Vault:
     for address in origin.addresses[:-1]:
         try:
-            return _vault(address, origin, identities, scratch)
+            return _vault(address, origin, scratch)
         except FatalUserError as error:
             log.warn(f"{address.place} cannot be used: {error.message}", "the next target is asked")
-    return _vault(origin.addresses[-1], origin, identities, scratch)
+    return _vault(origin.addresses[-1], origin, scratch)
 
 
-def _vault(address: Address, origin: Origin, identities: Identities, scratch: Path) -> Vault:
+def _vault(address: Address, origin: Origin, scratch: Path) -> Vault:
     target = S3(address, scratch, TIMEOUT) if address.s3cmd_config else Folder(address.place, scratch)
-    return vault.opened(target, scratch, identities, origin.fingerprints)
+    return vault.opened(target, scratch, origin.identities, origin.fingerprints)
 
 
 def address_of(text: str, s3cmd_config: str | None, known: Sequence[Address]) -> Address:

@@ -128,10 +128,11 @@ def parsed(content: bytes, where: str) -> Record:
     return record
 
 
-def read_all(place: Path, folder: str = FOLDER) -> dict[str, Record]:
-    """The records in the `folder` of the dst `place` by stamp; one that cannot be read is left out."""
-    found = ((stamp, _read_if_any(place / folder, stamp)) for stamp in sorted(stamps(place, folder)))
-    return {stamp: record for stamp, record in found if record}
+def next_sequence(place: Path) -> int:
+    """The sequence number of the next backup in the dst `place`: one more than that of the youngest that can be read,
+    so that a run costs the same however many there are."""
+    young = (_read_if_any(place / FOLDER, stamp) for stamp in sorted(stamps(place), reverse=True))
+    return 1 + next((record.sequence for record in young if record), 0)
 
 
 def stamps(place: Path, folder: str = FOLDER) -> Iterator[str]:

@@ -7,12 +7,19 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 
 _SLOW_DOWN = b'<?xml version="1.0"?><Error><Code>SlowDown</Code><Message>Reduce your request rate</Message></Error>'
 _DENIED = b'<?xml version="1.0"?><Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>'
+_SKEWED = (
+    b'<?xml version="1.0"?><Error><Code>RequestTimeTooSkewed</Code>'
+    b"<Message>The difference between the request time and the current time is too large.</Message></Error>"
+)
+_REFUSALS = {"busy": (503, _SLOW_DOWN), "denied": (403, _DENIED), "skewed": (403, _SKEWED)}
+_OBJECT = re.compile(rb"<Contents>.*?</Contents>", re.DOTALL)
 _EMPTY = b'<?xml version="1.0"?><ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>'
 _HOP_BY_HOP = ("content-length", "transfer-encoding", "connection", "server", "date", "expect")
 
@@ -24,7 +31,8 @@ class Rule:
     busy, denied: answer 503, 403 · reset: die amid the body · hang: never answer · corrupt: store another first byte ·
     lie: say stored, store nothing · lose: store, and close without an answer · empty: an empty listing ·
     odd: ETags that mean nothing, as with SSE-KMS · of what is fetched: short, flip, swap: half of it, with one bit
-    flipped, or what was fetched before, each as if it were all well; cut: die amid the answer.
+    flipped, or what was fetched before, each as if it were all well; cut: die amid the answer · drip: a byte a second ·
+    skewed: 403, the clock is wrong · partial: a listing without every other object.
     """
 
     method: str
@@ -33,6 +41,8 @@ class Rule:
     first: int = 1
     last: int = 10**9
     count: int = 0
+    every: int = 1
+    """Of those, every so many-th only."""
 
 
 @dataclass
@@ -42,6 +52,8 @@ class FaultProxy:
     upstream: int
     rules: list[Rule] = field(default_factory=list)
     log: list[tuple[str, str]] = field(default_factory=list)
+    seen: list[tuple[bytes, bytes]] | None = None
+    """If it is a list: the head and the body of every request that came."""
     port: int = 0
 
     def __enter__(self) -> "FaultProxy":
@@ -70,7 +82,7 @@ class FaultProxy:
         for rule in self.rules:
             if rule.method == method and rule.match in path:
                 rule.count += 1
-                if rule.first <= rule.count <= rule.last:
+                if rule.first <= rule.count <= rule.last and (rule.count - rule.first) % rule.every == 0:
                     return rule.act
         return ""
 
@@ -93,11 +105,14 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             self._close()
         else:
-            self._pass_on(act, self.rfile.read(size))
+            body = self.rfile.read(size)
+            if self.faults.seen is not None:
+                self.faults.seen.append((f"{self.requestline}\n{self.headers}".encode(), body))
+            self._pass_on(act, body)
 
     def _pass_on(self, act: str, body: bytes) -> None:
-        if act in ("busy", "denied"):
-            self._answer(503 if act == "busy" else 403, {}, _SLOW_DOWN if act == "busy" else _DENIED)
+        if act in _REFUSALS:
+            self._answer(_REFUSALS[act][0], {}, _REFUSALS[act][1])
         elif act == "lie":
             self._answer(200, {"ETag": f'"{hashlib.md5(body).hexdigest()}"'}, b"")  # noqa: S324
         elif act == "empty":
@@ -115,6 +130,13 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.write(data[: len(data) // 2])
                 self._close()
                 return
+            if act == "drip":
+                self._drip(status, data)
+                return
+            if act == "partial":
+                found = _OBJECT.findall(data)
+                for each in found[::2]:
+                    data = data.replace(each, b"")
             if act == "odd":
                 data = re.sub(rb"(&quot;|\")([0-9a-f]{32})(?=\1)", lambda found: found[1] + found[2][::-1], data)
                 headers["x-amz-server-side-encryption"] = "aws:kms"
@@ -140,12 +162,27 @@ class _Handler(BaseHTTPRequestHandler):
         return answer.status, kept, data
 
     def _answer(self, status: int, headers: dict[str, str], data: bytes) -> None:
+        with suppress(BrokenPipeError, ConnectionResetError):  # they lost patience
+            self._say(status, headers, data)
+
+    def _say(self, status: int, headers: dict[str, str], data: bytes) -> None:
         self.send_response(status)
         for name, value in {"Content-Length": str(len(data)), **headers}.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(data)
+
+    def _drip(self, status: int, data: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        with suppress(OSError):  # they lost patience
+            for number in range(len(data)):
+                self.wfile.write(data[number : number + 1])
+                self.wfile.flush()
+                time.sleep(1)
+        self.close_connection = True
 
     def _close(self) -> None:
         self.connection.close()

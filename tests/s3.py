@@ -43,14 +43,7 @@ class Bucket:
     @property
     def client(self) -> Any:
         """boto3's client of the server."""
-        return boto3.client(
-            "s3",
-            endpoint_url=f"http://127.0.0.1:{self.server.port}",
-            aws_access_key_id=self.server.key,
-            aws_secret_access_key=self.server.secret,
-            region_name="us-east-1",
-            config=ClientConfig(s3={"addressing_style": "path"}),
-        )
+        return _client(self.server.port, self.server.key, self.server.secret)
 
     def objects(self, prefix: str = "backups/") -> dict[str, bytes]:
         """Every object under `prefix`, by the rest of its key."""
@@ -89,7 +82,98 @@ def free_port() -> int:
         return port
 
 
-def _started(kind: str, folder: Path) -> tuple[subprocess.Popen[bytes], Server]:
+@dataclass
+class Guarded:
+    """An S3 server that checks who asks, with a versioned bucket ``bucket``: ``host`` may do what `allow` says,
+    ``rescuer`` may read, and an owner may do everything. What is here stands for the provider's console."""
+
+    port: int
+    credentials: dict[str, tuple[str, str]]
+
+    def client(self, who: str = "owner", service: str = "s3") -> Any:
+        """boto3's client with the credentials of `who`."""
+        key, secret = self.credentials[who]
+        return _client(self.port, key, secret, service)
+
+    def allow(self, who: str, policy: str) -> None:
+        """Give a user just this policy."""
+        self.client(service="iam").put_user_policy(UserName=who, PolicyName="only", PolicyDocument=policy)
+
+    def add(self, who: str) -> None:
+        """A new user, who may do nothing yet."""
+        iam = self.client(service="iam")
+        iam.create_user(UserName=who)
+        made = iam.create_access_key(UserName=who)["AccessKey"]
+        self.credentials[who] = made["AccessKeyId"], made["SecretAccessKey"]
+
+    def keys(self) -> list[str]:
+        """The names of all objects."""
+        pages = self.client().get_paginator("list_objects_v2").paginate(Bucket="bucket")
+        return [entry["Key"] for page in pages for entry in page.get("Contents", ())]
+
+    def overwrite(self, who: str) -> list[tuple[str, str]]:
+        """Overwrite all objects with the credentials of `who`; the versions that this made."""
+        client = self.client(who)
+        rubbish = {key: client.put_object(Bucket="bucket", Key=key, Body=b"pay!") for key in self.keys()}
+        return [(key, made["VersionId"]) for key, made in rubbish.items()]
+
+    def forget(self, versions: list[tuple[str, str]]) -> None:
+        """Remove versions of objects, so that what was before them is there again."""
+        for key, version in versions:
+            self.client().delete_object(Bucket="bucket", Key=key, VersionId=version)
+
+    def s3cmd_config(self, path: Path, who: str) -> None:
+        """Write a configuration for s3cmd."""
+        key, secret = self.credentials[who]
+        Bucket(Server(self.port, key, secret), "bucket").s3cmd_config(path)
+
+    def rclone_config(self, path: Path, who: str) -> None:
+        """Write a configuration for rclone."""
+        key, secret = self.credentials[who]
+        path.write_text(
+            f"[bucket]\ntype = s3\nprovider = Other\naccess_key_id = {key}\nsecret_access_key = {secret}\n"
+            f"endpoint = http://127.0.0.1:{self.port}\nregion = us-east-1\n"
+        )
+
+
+EVERYTHING = '{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}'
+READING = (
+    '{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": ["s3:Get*", "s3:List*"], "Resource": "*"}]}'
+)
+
+
+@contextmanager
+def guarded(folder: Path) -> Iterator[Guarded]:
+    """moto with its checks of signatures and policies, while the block lasts."""
+    process, server = _started("moto", folder, INITIAL_NO_AUTH_ACTION_COUNT="3")
+    try:
+        found = Guarded(server.port, {"owner": (server.key, server.secret)})
+        found.add("owner")
+        found.allow("owner", EVERYTHING)
+        found.client().create_bucket(Bucket="bucket")
+        found.client().put_bucket_versioning(Bucket="bucket", VersioningConfiguration={"Status": "Enabled"})
+        for who, policy in {"host": "", "rescuer": READING}.items():
+            found.add(who)
+            if policy:
+                found.allow(who, policy)
+        yield found
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _client(port: int, key: str, secret: str, service: str = "s3") -> Any:
+    return boto3.client(
+        service,
+        endpoint_url=f"http://127.0.0.1:{port}",
+        aws_access_key_id=key,
+        aws_secret_access_key=secret,
+        region_name="us-east-1",
+        config=ClientConfig(s3={"addressing_style": "path"}),
+    )
+
+
+def _started(kind: str, folder: Path, **environment: str) -> tuple[subprocess.Popen[bytes], Server]:
     port = free_port()
     if kind == "moto":
         command = [str(Path(sys.executable).parent / "moto_server"), "-H", "127.0.0.1", "-p", str(port)]
@@ -98,7 +182,8 @@ def _started(kind: str, folder: Path) -> tuple[subprocess.Popen[bytes], Server]:
         command = [str(S3RVER), "-a", "127.0.0.1", "-p", str(port), "-d", str(folder), "--silent", "--no-vhost-buckets"]
         server = Server(port, "S3RVER", "S3RVER")  # no other is accepted
     log = (folder / "log").open("wb")
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    environment = {**os.environ, **environment}
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
     deadline = time.monotonic() + PATIENCE
     while process.poll() is None and time.monotonic() < deadline:
         try:

@@ -3,7 +3,7 @@
 The examples run as root in a mount namespace of their own, where /etc is a copy and /root, /opt, /srv, /mnt,
 /usr/local/bin, /var/backups and the socket of PostgreSQL are private: what the manual says is typed as it stands.
 First the blocks named ``install`` and ``quickstart``, then a change and a second backup, then the others in their
-order, because the manual begins with the restore.
+order, because the manual begins with the restore. Before a disaster page the disaster happens: tests/disasters.py.
 """
 
 import os
@@ -17,8 +17,9 @@ from pathlib import Path
 import pytest
 
 from btw_backup.commands import NAMES
-from tests import manual
+from tests import disasters, manual
 from tests.conftest import REPOSITORY
+from tests.s3 import guarded
 from tests.servers import Postgres, postgres, shop  # noqa: F401 - fixtures
 
 TEXT = manual.README.read_text()
@@ -52,8 +53,18 @@ def test_every_command_is_in_the_manual() -> None:
 
 
 def test_manual_has_what_the_test_needs() -> None:
-    assert [example.name for example in EXAMPLES.values() if example.name] == ["install", "quickstart"]
+    named = [example.name for example in EXAMPLES.values() if example.name]
+    assert named == ["install", "quickstart", *disasters.PAGES]
     assert len(EXAMPLES) > 5
+
+
+def test_every_disaster_is_found_at_the_top() -> None:
+    """M03: whoever opens the manual in need sees each page before anything else."""
+    top = TEXT.partition(".. contents::")[0]
+    pages = TEXT.partition("When it has happened\n====")[2].partition("\nSettings\n====")[0]
+    titles = re.findall(r"\n(.+)\n---+\n", pages)
+    assert len(titles) >= 7
+    assert re.findall(r"`([^`]+)`_", top) == titles
 
 
 @pytest.fixture
@@ -78,7 +89,9 @@ def typed(machine: Path, server: Postgres, commands: str) -> subprocess.Complete
     mounts = "".join(f"mount --bind {folder} {path}\n" for path, folder in places.items())
     script = f"{mounts}cd {REPOSITORY}\nset -ex\n{commands}"
     environment = {
-        name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PG", "VIRTUAL_ENV"))
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("PYTHON", "PG", "VIRTUAL_ENV", "AWS_"))
     }
     environment |= {"HOME": "/root", "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
     # An interrupted run must not leave folders mounted, so the namespace ends with its shell.
@@ -88,13 +101,32 @@ def typed(machine: Path, server: Postgres, commands: str) -> subprocess.Complete
     )
 
 
-def test_examples(machine: Path, shop: Postgres) -> None:
-    named = {example.name: example.commands for example in EXAMPLES.values() if example.name}
-    others = {where: example.commands for where, example in EXAMPLES.items() if not example.name}
-    for where, commands in {**named, "second backups": SECOND_BACKUPS, **others}.items():
+def with_own(commands: str, replaced: dict[str, str]) -> str:
+    """`commands` with what a user would write in place of an example's word."""
+    return " ".join(replaced.get(word, word) for word in commands.split(" "))
+
+
+def test_examples(machine: Path, shop: Postgres, tmp_path_factory: pytest.TempPathFactory) -> None:
+    def run(commands: str) -> str:
         ended = typed(machine, shop, commands)
-        assert ended.returncode == 0, f"{where}:\n{ended.stdout}{ended.stderr}"
-        assert "Traceback" not in ended.stderr, f"{where}:\n{ended.stderr}"
+        assert ended.returncode == 0, f"{commands}:\n{ended.stdout}{ended.stderr}"
+        assert "Traceback" not in ended.stderr, f"{commands}:\n{ended.stderr}"
+        return ended.stdout
+
+    first = {example.name: example for example in EXAMPLES.values() if example.name in ("install", "quickstart")}
+    for example in first.values():
+        run(example.commands)
+    run(SECOND_BACKUPS)
+    with guarded(tmp_path_factory.mktemp("s3")) as server:
+        scene = disasters.Scene(machine, shop, server, run)
+        for example in EXAMPLES.values():
+            if example.name in disasters.PAGES:
+                disaster = disasters.PAGES[example.name](scene)
+                next(disaster)
+                run(with_own(example.commands, scene.replaced))
+                assert next(disaster, "proved") == "proved"
+            elif example.name not in first:
+                run(example.commands)
     differences = ["diff", "-r", "--no-dereference", machine / "etc", machine / "home/etc-restored"]
     assert subprocess.run(differences, check=False, capture_output=True, text=True).stdout == ""
     assert "# changed" not in (machine / "home/etc-first/hosts").read_text()

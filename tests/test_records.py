@@ -1,5 +1,6 @@
 """How a SPEC names backups, and what a record survives."""
 
+import sys
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -139,3 +140,16 @@ def test_F40_a_newer_format_is_refused(tmp_path: Path) -> None:
     path.write_text('{"format": 2}')
     with pytest.raises(FatalUserError, match="newer format 2"):
         records.read(path)
+
+
+def test_a_run_reads_one_record_however_many_there_are(tmp_path: Path) -> None:
+    for number, stamp in enumerate(STAMPS):
+        records.write(tmp_path, record(stamp, number))
+    opened: set[str] = set()
+    below = str(tmp_path)
+    sys.addaudithook(lambda event, args: opened.add(args[0]) if event == "open" and below in str(args[0]) else None)
+    assert records.next_sequence(tmp_path) == 6
+    assert opened == {f"{tmp_path}/.records/{STAMPS[-1]}.json"}
+    (tmp_path / ".records" / f"{STAMPS[-1]}.json").write_text("damaged")
+    assert records.next_sequence(tmp_path) == 5
+    assert records.next_sequence(tmp_path / "nothing") == 1

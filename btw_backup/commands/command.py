@@ -155,10 +155,6 @@ def _cell(value: Any) -> str:
     return printable(value) if isinstance(value, str) else json.dumps(value, default=str)
 
 
-def no_arguments(parser: argparse.ArgumentParser) -> None:
-    """For a command that has none."""
-
-
 def duration(text: str) -> float:
     """For an option: a number of seconds, or as pytimeparse has it."""
     seconds = float(text) if text.isdecimal() else seconds_of(text)

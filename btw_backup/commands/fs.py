@@ -33,12 +33,13 @@ def run(context: Context, args: argparse.Namespace) -> None:
     with running.recorded(context.config_dir, "fs", args.src, args.dst) as noted:
         job = jobs.tree_job(context.config, context.config_dir, args.src)
         rules = tree_rules(args.src, job.settings)
-        ahead = LookAhead(args.src, rules)
+        remembers = job.keeper == "chunks"
+        ahead = LookAhead(args.src, rules, job.stage if remembers else None)
         from btw_backup import runner  # noqa: PLC0415 - it loads while the child looks
         from btw_backup.sources.tree import Tree  # noqa: PLC0415 - as above
 
         allow_empty = args.allow_empty or job.settings["ALLOW_EMPTY"]
-        tree = Tree(args.src, rules, job.stage, allow_empty=allow_empty, remembers=job.keeper == "chunks", ahead=ahead)
+        tree = Tree(args.src, rules, job.stage, allow_empty=allow_empty, remembers=remembers, ahead=ahead)
         with context.place(args.dst, owner_of(args)) as place:
             options = {"reread": args.reread, "verify": args.verify, "run": noted}
             runner.back_up(context.config, context.config_dir, job, tree, place, wait=context.lock_wait, **options)

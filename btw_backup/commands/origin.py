@@ -36,11 +36,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def origin_of(context: Context, args: argparse.Namespace) -> "Origin":
     """What these options say. The configuration is asked for names alone, and may be lost."""
     from btw_backup import keypair, recall  # noqa: PLC0415 - what it needs takes a while to load
+    from btw_backup.offsite.sealing import Identities  # noqa: PLC0415 - as above
 
     known = configured(context)
     found = [recall.address_of(text, args.s3cmd_config, known) for text in args.origin]
-    pins = [*args.fingerprint, *(pin for path in args.identity for pin in keypair.pins_in(path))]
-    return recall.Origin(found, args.identity, pins)
+    identities = Identities(args.identity)
+    return recall.Origin(found, identities, [*args.fingerprint, *keypair.pins_in(identities.text)])
 
 
 def configured(context: Context) -> Sequence[Address]:

@@ -52,11 +52,10 @@ def _told_by_manifest(place: Place, backup: Backup) -> Record:
 
     with manifest.opened(backup.path) as opened:
         content = manifest.content_in(counted(opened))
-    known = records.read_all(place.folder).values()
     return Record(
         uid=uuid.uuid4().hex,
         stamp=backup.stamp,
-        sequence=1 + max((record.sequence for record in known), default=0),
+        sequence=records.next_sequence(place.folder),
         kind=opened.header.kind,
         source=opened.header.source,
         keeper=backup.keeper,

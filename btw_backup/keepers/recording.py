@@ -61,11 +61,10 @@ class Run:
         import uuid  # noqa: PLC0415 - a run that finds nothing new writes no record
 
         incomplete = bool(produced.changed or produced.unread or produced.left_out)
-        known = records.read_all(self.place.folder).values()
         return Record(
             uid=uuid.uuid4().hex,
             stamp=stamp,
-            sequence=1 + max((record.sequence for record in known), default=0),
+            sequence=records.next_sequence(self.place.folder),
             kind=self.source.kind,
             source=self.source.name,
             keeper=self.keeper,

@@ -17,30 +17,33 @@ KEYS = "keys"
 
 
 def furnish(delivery: Delivery, ledger: Ledger, recipients: Sequence[str], key: bytes) -> None:
-    """Send those of them that are not there yet; the store key once for each set of recipients."""
+    """Send those of them that are not known to be there; the store key once for each set of recipients."""
+    there = ledger.singles()
     for name in NAMES:
         content = (RESCUE / name).read_bytes()
         digest = hashlib.sha256(content).hexdigest()
-        if ledger.meta(name) != digest:
-            _send_plain(delivery, name, content, digest)
-            ledger.note(name, digest)
+        known, path = ledger.meta(f"sent {name}", ["", ""])
+        if known != digest or path not in there:
+            ledger.note(f"sent {name}", [digest, _send_plain(delivery, name, content, digest)])
     wanted = [storekey.fingerprint(key), *recipients]
-    if ledger.meta("key") != wanted:
+    known, path = ledger.meta("sent key", [[], ""])
+    if known != wanted or path not in there:
         content = delivery.seal(storekey.text_of(key))
         path = f"{KEYS}/{hashlib.sha256(content).hexdigest()}"
         delivery.write(path, content)
         delivery.deliver_one(path)
-        ledger.note("key", wanted)
+        ledger.note("sent key", [wanted, path])
 
 
-def _send_plain(delivery: Delivery, name: str, content: bytes, digest: str) -> None:
-    """Send a file. If another one of that name is there, and must not be overwritten, it gets a name of its own."""
+def _send_plain(delivery: Delivery, name: str, content: bytes, digest: str) -> str:
+    """Send a file; its path. If another one of that name is there, and must not be overwritten, it gets a name of its
+    own."""
     stem, _, ending = name.partition(".")
     for path in (name, f"{stem}-{digest[:8]}.{ending}"):
         delivery.write(path, content)
         try:
             delivery.deliver_one(path)
-            return
+            return path
         except Unreachable:
             raise
         except ProgramFailed as error:

@@ -148,9 +148,10 @@ class Delivery:
 
     def deliver_one(self, path: str) -> None:
         """Send the staged file `path`. Raises `ProgramFailed` if it does not arrive."""
-        doubts, _ = self._sent([path], path)
+        doubts, there = self._sent([path], path)
         if doubts:
             raise ProgramFailed(f"{path}: {doubts[path]}")
+        self._ledger.note_single(path, there[path])
         (self._stage / path).unlink(missing_ok=True)
 
     def sweep(self) -> None:
@@ -167,11 +168,23 @@ class Delivery:
             if doubtful:
                 doubtful = self._look({ref: known[ref] for ref in doubtful})  # a listing may be stale
             bad += doubtful
-        things = self.forget(bad)
+        things = [*self.forget(bad), *self._verify_singles()]
         if things:
             first = f"{things[0]} and {len(things) - 1} more" if len(things) > 1 else things[0]
             log.warn(f"{self.name} does not have any more what it had: {first}", "it is sent anew")
         return things
+
+    def _verify_singles(self) -> list[str]:
+        """The same for what was delivered for itself: those that are not as they were are forgotten, and given back."""
+        known = self._ledger.singles()
+        for _ in range(_ATTEMPTS):  # a listing may be stale
+            prefixes = {os.path.dirname(path) for path in known}
+            listings = {one: self._target.listing(f"{one}/" if one else "", recursive=False) for one in prefixes}
+            there = {path: listings[os.path.dirname(path)].get(path) for path in known}
+            known = {path: stored for path, stored in known.items() if not _is_the_same(stored, there[path])}
+        for path in known:
+            self._ledger.forget_single(path)
+        return list(known)
 
     def forget(self, bad: Sequence[Ref]) -> list[str]:
         """Forget objects that are not there any more as they were; the files that need them, and chunks, which are
@@ -214,4 +227,8 @@ class Delivery:
 
 
 def _is_as_it_was(ref: Ref, checksum: str, stored: Stored | None) -> bool:
-    return stored is not None and stored.size == ref.stored and checksum in ("", stored.checksum)
+    return _is_the_same(Stored(ref.stored, checksum), stored)
+
+
+def _is_the_same(known: Stored, there: Stored | None) -> bool:
+    return there is not None and there.size == known.size and known.checksum in ("", there.checksum)

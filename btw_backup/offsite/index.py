@@ -10,7 +10,7 @@ import hashlib
 import hmac
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -84,6 +84,19 @@ class Record:
         state.chunks.update(self.chunks)
 
 
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A record that is on its way: its path at the target, what it tells, and what is true when it is there."""
+
+    path: str
+    sequence: int
+    digest: str
+    size: int
+    states: dict[str, tuple[str, File]]
+    removed: tuple[str, ...]
+    state_size: int | None
+
+
 def text_of(record: Record, key: bytes) -> bytes:
     """`record`, authenticated and compressed."""
     found: dict[str, Any] = {
@@ -126,10 +139,31 @@ def parsed(content: bytes, key: bytes, where: str) -> Record:
         raise Damaged(f"{where} cannot be understood: {error}") from error
 
 
-def state_text(state: State) -> bytes:
-    """A state, to be stored like a file."""
-    body = json.dumps(_values(state.files, state.chunks), ensure_ascii=True).encode()
-    return zstandard.ZstdCompressor(level=6, write_checksum=True).compress(body)
+def state_pieces(files: Iterable[tuple[str, File]], chunks: Iterable[tuple[str, Ref]], size: int) -> Iterator[bytes]:
+    """A state, to be stored like a file, in pieces of `size` bytes; what it tells is never in memory as a whole."""
+    compressor = zstandard.ZstdCompressor(level=6, write_checksum=True).compressobj()
+    piece = bytearray()
+    for text in _state_text(files, chunks):
+        piece += compressor.compress(text)
+        while len(piece) >= size:
+            yield bytes(piece[:size])
+            del piece[:size]
+    piece += compressor.flush()
+    yield from (bytes(piece[start : start + size]) for start in range(0, len(piece), size))
+
+
+def _state_text(files: Iterable[tuple[str, File]], chunks: Iterable[tuple[str, Ref]]) -> Iterator[bytes]:
+    """The same JSON that `_values` gives, bit by bit."""
+    beginning = '{"files": {'
+    for path, file in files:
+        yield f"{beginning}{json.dumps(path)}: {json.dumps(value_of(file))}".encode()
+        beginning = ", "
+    yield b"" if beginning == ", " else beginning.encode()
+    beginning = '}, "chunks": {'
+    for name, ref in chunks:
+        yield f'{beginning}"{name}": {json.dumps(ref)}'.encode()
+        beginning = ", "
+    yield b"}}" if beginning == ", " else f"{beginning}}}}}".encode()
 
 
 def parsed_state(content: bytes, where: str) -> State:

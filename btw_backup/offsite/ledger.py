@@ -10,13 +10,12 @@ import secrets
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from btw_backup.errors import Damaged
-from btw_backup.offsite import index
-from btw_backup.offsite.index import File, Ref, State
+from btw_backup.offsite import Stored, index
+from btw_backup.offsite.index import File, Pending, Ref, State
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -27,29 +26,16 @@ CREATE INDEX IF NOT EXISTS object_place ON object (batch, name);
 CREATE INDEX IF NOT EXISTS object_new ON object (told) WHERE told = 0;
 CREATE INDEX IF NOT EXISTS object_staged ON object (proved) WHERE proved = 0;
 CREATE TABLE IF NOT EXISTS file (path BLOB PRIMARY KEY, state TEXT, entry TEXT) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS single (path TEXT PRIMARY KEY, stored INTEGER, checksum TEXT) WITHOUT ROWID;
 """
 CHUNK, PART = b"c", b"p"
 """What an identity begins with: then comes the name of the chunk, or the SHA-256 of the part of a file."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pending:
-    """A record that is on its way: its path at the target, what it tells, and what is true when it is there."""
-
-    path: str
-    sequence: int
-    digest: str
-    size: int
-    states: dict[str, tuple[str, File]]
-    removed: tuple[str, ...]
-    state_size: int | None
 
 
 class Ledger:
     """The ledger in the file `path`. One process at a time."""
 
     def __init__(self, path: Path) -> None:
-        self.is_new = not path.exists()
         self._connection = sqlite3.connect(path, check_same_thread=False)
         try:
             os.chmod(path, 0o600)
@@ -93,13 +79,14 @@ class Ledger:
         states = {path: (state, index.file_of(value)) for path, (state, value) in found["states"].items()}
         return Pending(**{**found, "states": states, "removed": tuple(found["removed"])})
 
-    def set_pending(self, pending: Pending) -> None:
-        """Note that this record is on its way; the chunks that no other has told, it tells."""
+    def set_pending(self, pending: Pending) -> Pending:
+        """Note that this record is on its way; the chunks that no other has told, it tells. Gives it back."""
         value = {name: getattr(pending, name) for name in Pending.__slots__}
         value["states"] = {path: [state, index.value_of(file)] for path, (state, file) in pending.states.items()}
         with self._connection:
             self._set("pending", value)
             self._connection.execute("UPDATE object SET told = ? WHERE told = 0 AND proved = 1", (pending.sequence,))
+        return pending
 
     def settle(self, pending: Pending) -> None:
         """The record is there: what it tells is so."""
@@ -115,6 +102,7 @@ class Ledger:
             self._set("since", [self.since[0] + 1, self.since[1] + pending.size] if counted else [0, 0])
             if pending.state_size is not None:
                 self._set("state_size", pending.state_size)
+                self._set("state_wanted", False)
             self._set("pending", None)
 
     @property
@@ -187,18 +175,42 @@ class Ledger:
         with self._connection:
             self._set(name, value)
 
-    def all_proved(self) -> Iterator[tuple[Ref, str]]:
-        """The objects that should be there, with their checksums, batch by batch."""
-        query = "SELECT batch, name, length, stored, checksum FROM object WHERE proved = 1 ORDER BY batch, name"
+    def all_proved(self, after: tuple[int, str] = (-1, "")) -> Iterator[tuple[Ref, str]]:
+        """The objects that should be there, with their checksums, batch by batch, from behind the one with the batch
+        and name `after` on."""
+        query = """SELECT batch, name, length, stored, checksum FROM object
+            WHERE proved = 1 AND (batch, name) > (?, ?) ORDER BY batch, name"""
         with closing(self._connection.cursor()) as cursor:
-            for row in cursor.execute(query):
+            for row in cursor.execute(query, (after[0], bytes.fromhex(after[1]))):
                 yield _ref(row[:4]), row[4] or ""
+
+    def proved_bytes(self) -> int:
+        """How much they are together."""
+        return int(self._connection.execute("SELECT total(stored) FROM object WHERE proved = 1").fetchone()[0])
 
     def new_chunks(self) -> dict[str, Ref]:
         """The chunks that are there, and that no record tells."""
         query = "SELECT identity, batch, name, length, stored FROM object WHERE told = 0 AND proved = 1"
         rows = self._connection.execute(query).fetchall()
         return {row[0][1:].hex(): _ref(row[1:]) for row in rows if row[0][:1] == CHUNK}
+
+    # What is sent for itself: records, the store key, what restores without us
+
+    def note_single(self, path: str, stored: Stored) -> None:
+        """Note that a file is there, which is neither a chunk nor a part of a file."""
+        with self._connection:
+            row = (path, stored.size, stored.checksum)
+            self._connection.execute("INSERT OR REPLACE INTO single VALUES (?, ?, ?)", row)
+
+    def singles(self) -> dict[str, Stored]:
+        """Those that should be there, by their paths."""
+        rows = self._connection.execute("SELECT path, stored, checksum FROM single")
+        return {path: Stored(size, checksum) for path, size, checksum in rows}
+
+    def forget_single(self, path: str) -> None:
+        """It is not there any more."""
+        with self._connection:
+            self._connection.execute("DELETE FROM single WHERE path = ?", (path,))
 
     # Files
 
@@ -207,26 +219,36 @@ class Ledger:
         row = self._connection.execute("SELECT state, entry FROM file WHERE path = ?", (os.fsencode(path),)).fetchone()
         return (row[0], index.file_of(json.loads(row[1]))) if row else None
 
-    def paths_below(self, folder: str) -> list[str]:
-        """The files that are told of in `folder` ("" or with a slash at its end)."""
-        low = os.fsencode(folder)
-        rows = self._connection.execute("SELECT path FROM file WHERE path >= ? ORDER BY path", (low,))
+    def paths_below(self, folder: str, within: str) -> list[str]:
+        """The files that are told of in `folder` ("" or with a slash at its end), in folders called `within`."""
+        low, inner = os.fsencode(folder), os.fsencode(f"/{within}/")
+        query = "SELECT path FROM file WHERE path >= ? AND instr(path, ?) ORDER BY path"
         found = []
-        for (path,) in rows:
+        for (path,) in self._connection.execute(query, (low, inner)):
             if not path.startswith(low):
                 break
             found.append(os.fsdecode(path))
         return found
 
-    def state(self) -> State:
-        """All that the records tell."""
-        files = {
-            os.fsdecode(path): index.file_of(json.loads(entry))
-            for path, entry in self._connection.execute("SELECT path, entry FROM file")
-        }
+    def told_files(self) -> Iterator[tuple[str, File]]:
+        """The files that the records tell of, and that are there."""
+        with closing(self._connection.cursor()) as cursor:
+            for path, entry in cursor.execute("SELECT path, entry FROM file"):
+                file = index.file_of(json.loads(entry))
+                if all(map(self._is_there, file.parts)):
+                    yield os.fsdecode(path), file
+
+    def told_chunks(self) -> Iterator[tuple[str, Ref]]:
+        """The chunks that the records tell of, and that are there."""
         query = "SELECT identity, batch, name, length, stored FROM object WHERE told > 0 AND proved = 1"
-        chunks = {row[0][1:].hex(): _ref(row[1:]) for row in self._connection.execute(query) if row[0][:1] == CHUNK}
-        return State(files, chunks)
+        with closing(self._connection.cursor()) as cursor:
+            for row in cursor.execute(query):
+                if row[0][:1] == CHUNK:
+                    yield row[0][1:].hex(), _ref(row[1:])
+
+    def _is_there(self, ref: Ref) -> bool:
+        query = "SELECT 1 FROM object WHERE batch = ? AND name = ?"
+        return self._connection.execute(query, (ref.batch, bytes.fromhex(ref.name))).fetchone() is not None
 
     def files_with(self, refs: set[tuple[int, str]]) -> list[str]:
         """The files that need any of the objects (batch, name)."""

@@ -20,7 +20,6 @@ _KEY = re.compile(rf"{bucket.KEYS}/([0-9a-f]{{64}})")
 _RECORD = re.compile(rf"{index.FOLDER}/([0-9a-f]{{16}})/([0-9a-f]{{8}})-([0-9a-f]{{64}})({re.escape(index.STATE)})?")
 _AT_ONCE = 128 << 20
 _PARTS = 8  # of a large file that are fetched at once
-_PIECE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +54,12 @@ class ObjectVault:
         self._folder = scratch / "fetched"
         self._identities = identities
         self.keys = self._store_keys(pins)
+        self._foreign: set[_Found] = set()  # of the chain that is read: what is encrypted to other keys
+        self._closed: list[str] = []
         self.heads = sorted(self._chains(), key=lambda head: (head.made, head.chain))
         if not self.heads:
-            raise Damaged(f"{self.name}: none of its records can be believed: {'; '.join(self.problems[:3])}")
+            why = [*self.problems, *self._closed][:3]
+            raise Damaged(f"{self.name}: none of its records can be believed: {'; '.join(why)}")
         self.state = State()
         for head in self.heads:
             self.state.files.update(head.state.files)
@@ -121,10 +123,8 @@ class ObjectVault:
         return contents
 
     def _is_other(self, path: str, sha256: str) -> str:
-        digest = hashlib.sha256()
         with open(self._folder / path, "rb", buffering=0) as file:
-            while piece := file.read(_PIECE):
-                digest.update(piece)
+            digest = hashlib.file_digest(file, "sha256")
         return "" if digest.hexdigest() == sha256 else "it is not what was stored"
 
     def _chains(self) -> Iterable[Head]:
@@ -132,9 +132,14 @@ class ObjectVault:
         listing = self._target.listing(f"{index.FOLDER}/", recursive=True)
         found = [_Found(m[0], m[1], int(m[2], 16), m[3], bool(m[4])) for m in map(_RECORD.fullmatch, listing) if m]
         for chain in sorted({one.chain for one in found}):
-            head = self._head(sorted((one for one in found if one.chain == chain), key=lambda one: one.sequence))
+            self._foreign, known = set(), len(self.problems)
+            records = sorted((one for one in found if one.chain == chain), key=lambda one: one.sequence)
+            head = self._head(records)
             if head:
                 yield head
+            elif self._foreign >= set(records):
+                self.problems, self._closed = self.problems[:known], self.problems[known:]
+                log.warn(f"{self.name}: {len(records)} records of an earlier time open with none of the keys given")
 
     def _head(self, found: Sequence[_Found]) -> Head | None:
         """Apply the records of a chain from the newest state on; from an older one if that cannot be read."""
@@ -173,9 +178,16 @@ class ObjectVault:
     def _record(self, found: _Found, content: bytes | None) -> Record | None:
         if content is None:
             return None
+        try:
+            text = self._identities.open(content)
+        except FatalUserError as error:
+            self.problems.append(f"{found.path}: {error.message}")
+            if not isinstance(error, Damaged):
+                self._foreign.add(found)
+            return None
         for key in self.keys:
             try:
-                record = index.parsed(self._identities.open(content), key, found.path)
+                record = index.parsed(text, key, found.path)
             except FatalUserError as error:
                 problem = error.message
                 continue

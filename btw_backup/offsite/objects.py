@@ -19,7 +19,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -28,14 +28,13 @@ from btw_backup import files, log, progress
 from btw_backup.addresses import Address
 from btw_backup.clock import stamp_of, utc_now
 from btw_backup.errors import Damaged, NotOffsite
-from btw_backup.offsite import Target, bucket, index, sampling, sealing, storekey
+from btw_backup.offsite import Target, bucket, index, sampling, sealing, storekey, superseded
 from btw_backup.offsite.debts import HINT, Debts, as_folder, touches
 from btw_backup.offsite.delivery import Delivery
-from btw_backup.offsite.index import File, Record, Ref
-from btw_backup.offsite.ledger import CHUNK, PART, Ledger, Pending
+from btw_backup.offsite.index import File, Pending, Record, Ref
+from btw_backup.offsite.ledger import CHUNK, PART, Ledger
 from btw_backup.offsite.parts import files_below, repository_of
 from btw_backup.offsite.state import SYNC, Debt, SyncState
-from btw_backup.offsite.superseded import superseded
 from btw_backup.store import chunks
 from btw_backup.store.chunks import ChunkStore
 
@@ -45,8 +44,8 @@ PART_SIZE = 14 << 20
 RECORDS, RECORD_BYTES = 200, 4 << 20
 """When the records since the last state are more, or larger than this and than that state, there is a new state."""
 
-PATIENCE = 600.0
-"""Seconds after which what was sent so far is told, though there is more to send."""
+PATIENCE, MOST_CHUNKS = 600.0, 20_000
+"""Seconds and chunks after which what was sent so far is told, though there is more to send."""
 
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CHUNKS = f"{chunks.FOLDER}/chunks/"
@@ -74,6 +73,7 @@ class Objects:
         self._began = time.monotonic()
         self._doubts: dict[str, str] = {}
         self._last = ""
+        self._untold = 0
         self._begun = False
 
     def work_off(self) -> None:
@@ -91,7 +91,7 @@ class Objects:
         self._doubts = {}
         if any(debt.op == SYNC and not debt.path for debt in debts):
             self._delivery.sweep()
-            self._delivery.verify()
+            self._verify()
         with progress.shown(f"to {self._delivery.name}", sum(map(self._size_of, debts))) as advance:
             for path in self._paths(debts):
                 self._take(path)
@@ -100,6 +100,12 @@ class Objects:
         for debt in debts:
             if self._debts.kind(debt):
                 self._debts.settle(debt, self._doubts)
+
+    def _verify(self) -> None:
+        """Look whether all that was sent is there. A lost record is made good by a state, with which reading begins."""
+        if any(thing.startswith(f"{index.FOLDER}/") for thing in self._delivery.verify()):
+            self._ledger.note("state_wanted", True)
+        bucket.furnish(self._delivery, self._ledger, self._recipients, self._key)
 
     def _finish_what_was_begun(self) -> None:
         """Send what an interrupted run had staged, and its record; and what everybody has to find at the target."""
@@ -135,19 +141,20 @@ class Objects:
         return self._size(debt.path) if debt.path and not debt.path.endswith("/") else 0
 
     def _size(self, path: str) -> int:
-        try:
+        with suppress(OSError):
             return os.lstat(self._debts.here(path)).st_size
-        except OSError:
-            return 0
+        return 0
 
     def _take(self, path: str) -> None:
         """Stage what is new of a file."""
         folder = repository_of(path)
-        if self._last != folder and time.monotonic() - self._began > PATIENCE:
+        is_chunk = path.startswith(_CHUNKS)
+        is_due = time.monotonic() - self._began > PATIENCE or self._untold >= MOST_CHUNKS
+        if is_due and (is_chunk or self._last != folder):
             self._tell()  # between repositories: half of one is worth nothing
         self._last = folder
         try:
-            if path.startswith(_CHUNKS):
+            if is_chunk:
                 self._take_chunk(path)
             else:
                 self._take_file(path)
@@ -165,6 +172,7 @@ class Objects:
         identity = CHUNK + bytes.fromhex(name)
         if self._ledger.object(identity) is None:
             self._delivery.stage(identity, self._store.frame(name))
+            self._untold += 1
 
     def _take_file(self, path: str) -> None:
         with open(os.open(self._debts.here(path), _READ), "rb", buffering=0) as file:
@@ -191,22 +199,22 @@ class Objects:
         """Have all that was staged sent, and send a record of what arrived, and of what was replaced in `debts`."""
         lost, chunks = self._delivery.deliver()
         found, self._files = self._files, {}
-        self._began = time.monotonic()
+        self._began, self._untold = time.monotonic(), 0
         for path in [path for path, one in found.items() if any(part in lost for part in one.file.parts)]:
             self._doubts[path] = next(lost[part] for part in found.pop(path).file.parts if part in lost)
         self._doubts.update({f"{_CHUNKS}{name[:2]}/{name}.zst": why for name, why in chunks.items()})
         removed = [path for debt in debts if debt.op == SYNC for path in self._superseded(as_folder(debt.path), found)]
         new = self._ledger.new_chunks()
-        if found or removed or new:
+        if found or removed or new or self._ledger.meta("state_wanted"):
             self._send_record(self._make_record(found, tuple(dict.fromkeys(removed)), new))
 
     def _superseded(self, folder: str, found: Collection[str]) -> list[str]:
         """What rdiff-backup replaced in `folder`, and its successor is there. The objects stay."""
         if any(touches(path, folder) for path in self._doubts):
             return []
-        known = self._ledger.paths_below(folder)
+        known = self._ledger.paths_below(folder, superseded.FOLDER)
         here = {path for path in known if os.path.lexists(self._debts.here(path))}
-        return superseded(known, here | {path for path in found if path.startswith(folder)})
+        return superseded.superseded(known, here | {path for path in found if path.startswith(folder)})
 
     def _make_record(self, found: dict[str, _Found], removed: tuple[str, ...], new: dict[str, Ref]) -> Pending:
         """Stage a record, and note that it is on its way."""
@@ -227,22 +235,23 @@ class Objects:
         path = f"{index.FOLDER}/{record.chain}/{sequence:08x}-{digest}{index.STATE if state else ''}"
         self._delivery.write(path, content)
         states = {path: (one.state, one.file) for path, one in found.items()}
-        pending = Pending(path, sequence, digest, len(content), states, removed, state.size if state else None)
-        self._ledger.set_pending(pending)
-        return pending
+        size = state.size if state else None
+        return self._ledger.set_pending(Pending(path, sequence, digest, len(content), states, removed, size))
 
     def _state_is_due(self) -> bool:
         count, size = self._ledger.since
-        return count >= RECORDS or size > max(RECORD_BYTES, int(self._ledger.meta("state_size", 0)))
+        return (
+            self._ledger.meta("state_wanted")
+            or count >= RECORDS
+            or size > max(RECORD_BYTES, int(self._ledger.meta("state_size", 0)))
+        )
 
     def _state(self) -> File | None:
         """All that was told so far, as objects; None if they do not arrive."""
-        content = index.state_text(self._ledger.state())
-        pieces = [content[start : start + PART_SIZE] for start in range(0, len(content), PART_SIZE)]
+        pieces = list(index.state_pieces(self._ledger.told_files(), self._ledger.told_chunks(), PART_SIZE))
+        digest = hashlib.sha256(b"".join(pieces)).hexdigest()
         parts = tuple(map(self._part, pieces))
-        if self._delivery.deliver()[0]:
-            return None
-        return File(len(content), hashlib.sha256(content).hexdigest(), 0, parts)
+        return None if self._delivery.deliver()[0] else File(sum(map(len, pieces)), digest, 0, parts)
 
     def _send_record(self, pending: Pending) -> None:
         self._delivery.deliver_one(pending.path)
@@ -266,9 +275,7 @@ def opened(address: Address, target: Target, journal: SyncState, known: Path, ro
 
 
 def open_ledger(path: Path, journal: SyncState) -> Ledger:
-    """The ledger in the file `path`. If it is lost, all that there is is owed anew."""
-    if not path.exists():
-        journal.owe(SYNC, "")
+    """The ledger in the file `path`. If it cannot be read, all that there is is owed anew."""
     try:
         return Ledger(path)
     except Damaged as error:
@@ -287,8 +294,7 @@ def state_of(file: BinaryIO) -> str:
 
 def _piece(file: BinaryIO) -> bytes:
     """As much as goes into one object."""
-    pieces, left = [], PART_SIZE
-    while left and (piece := file.read(left)):
-        pieces.append(piece)
-        left -= len(piece)
-    return b"".join(pieces)
+    content = b""
+    while len(content) < PART_SIZE and (piece := file.read(PART_SIZE - len(content))):
+        content += piece
+    return content

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,8 +25,7 @@ Bad = dict[str, str]
 
 def of_objects(delivery: Delivery, ledger: Ledger, percent: float | None) -> Bad:
     """Compare objects with their names: no key is needed. What is bad is forgotten, so that it is sent anew."""
-    found = [(ref, ref.stored) for ref, _ in ledger.all_proved()]
-    chosen = list(_part(found, lambda ref: ref.path, str(ledger.meta(_POSITION, "")), percent))
+    chosen = _first(_round(ledger), ledger.proved_bytes(), percent)
     bad: dict[Ref, str] = {}
     for batch in _batches(chosen):
         bad.update(delivery.read_back([ref for ref, _ in batch]))
@@ -40,7 +39,7 @@ def of_mirror(target: Target, root: Path, scratch: Path, known: Path, percent: f
     """Compare what a mirror holds with the files below `root`; `known` is the file that says how far that went."""
     found = [(path, os.lstat(root / path).st_size) for path in _existing(root, target)]
     bad: Bad = {}
-    for batch in _batches(list(_part(found, str, _read(known), percent))):
+    for batch in _batches(_part(found, str, _read(known), percent)):
         paths = [path for path, _ in batch]
         bad.update(fetched(target, paths, scratch, lambda path: _difference(scratch / path, root / path)))
         files.remove(scratch)
@@ -82,7 +81,24 @@ def _part(
 ) -> Iterator[tuple[Thing, int]]:
     """So many percent of the bytes of `found`, at least one thing, from behind `after` on and round; None is all."""
     ordered = sorted(found, key=lambda one: (key(one[0]) <= after, key(one[0])))
-    left = sum(size for _, size in found) * (100.0 if percent is None else percent) / 100
+    return _first(ordered, sum(size for _, size in found), percent)
+
+
+def _round(ledger: Ledger) -> Iterator[tuple[Ref, int]]:
+    """The objects, from behind the one that was looked at last, and round."""
+    _, batch, name = str(ledger.meta(_POSITION, "objects/-1/")).split("/")
+    after = int(batch, 16), name
+    for ref, _ in ledger.all_proved(after):
+        yield ref, ref.stored
+    for ref, _ in ledger.all_proved():
+        if (ref.batch, ref.name) > after:
+            return
+        yield ref, ref.stored
+
+
+def _first(ordered: Iterable[tuple[Thing, int]], total: int, percent: float | None) -> Iterator[tuple[Thing, int]]:
+    """The first of `ordered` that are so many percent of `total` bytes, at least one; None is all."""
+    left = total * (100.0 if percent is None else percent) / 100
     for thing, size in ordered:
         yield thing, size
         left -= size
@@ -90,7 +106,7 @@ def _part(
             return
 
 
-def _batches(found: Sequence[tuple[Thing, int]]) -> Iterator[list[tuple[Thing, int]]]:
+def _batches(found: Iterable[tuple[Thing, int]]) -> Iterator[list[tuple[Thing, int]]]:
     """`found` in groups that take little room."""
     batch: list[tuple[Thing, int]] = []
     room = AT_ONCE

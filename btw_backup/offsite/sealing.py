@@ -44,10 +44,13 @@ def padded(length: int) -> int:
 
 
 class Identities:
-    """The secret keys with which what was encrypted can be read."""
+    """The secret keys with which what was encrypted can be read. Each file is read once: it may be a pipe. `text` is
+    what is in all of them."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        self._keys = [key for path in paths for key in _keys_in(path)]
+        contents = {path: _content(path) for path in paths}
+        self.text = "\n".join(contents.values())
+        self._keys = [key for path, content in contents.items() for key in _keys_in(path, content)]
 
     def __bool__(self) -> bool:
         return bool(self._keys)
@@ -72,15 +75,19 @@ class Identities:
             raise Damaged(f"it cannot be decrypted: {error}") from error
 
 
-def _keys_in(path: Path) -> list["pyrage.x25519.Identity"]:
+def _content(path: Path) -> str:
     try:
-        content = path.read_bytes()
+        return path.read_bytes().decode("utf-8", "replace")
     except OSError as error:
         raise FatalUserError(f"the key {path} cannot be read: {error.strerror}") from error
-    if content.startswith((b"age-encryption.org/", b"-----BEGIN AGE ENCRYPTED FILE")):
-        raise FatalUserError(f"the key {path} is protected by a passphrase", f"age -d {path} gives the key itself")
+
+
+def _keys_in(path: Path, content: str) -> list["pyrage.x25519.Identity"]:
+    if content.startswith(("age-encryption.org/", "-----BEGIN AGE ENCRYPTED FILE")):
+        hint = f"--identity <(age -d {path}) gives the key itself"
+        raise FatalUserError(f"the key {path} is protected by a passphrase", hint)
     found = []
-    for line in content.decode("utf-8", "replace").splitlines():
+    for line in content.splitlines():
         if line.strip().upper().startswith(_MARK):
             try:
                 found.append(pyrage.x25519.Identity.from_str(line.strip()))

@@ -191,12 +191,15 @@ def _prepared(config_dir: Path, address: Address) -> "SyncState":
     if address.name == FIRST and address.layout == "mirror":
         return noted
     path = config_dir / KNOWN / f"{address.name}.json"
+    if address.layout == "objects" and not path.with_suffix(".sqlite").exists():
+        noted.owe(SYNC, "")  # what was sent there is not known, or not any more
     wanted = {"place": address.place, "layout": address.layout, "encrypt_to": list(address.encrypt_to)}
     known = _known(path)
     if known == wanted:
         return noted
     if known.get("place") != wanted["place"] or known.get("layout") != wanted["layout"]:
         noted.owe(SYNC, "")
+        path.with_suffix(".id").unlink(missing_ok=True)  # of the disk of before
     elif known.get("encrypt_to") != wanted["encrypt_to"]:
         hint = "if nobody meant that, somebody else can read what is sent from now on"
         log.warn(

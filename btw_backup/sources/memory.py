@@ -7,13 +7,13 @@ import stat
 import struct
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from btw_backup.sources.walk import Seen
 
 _LOOKS = struct.Struct("<QIIIqQQQ")
 _MOMENTS = (1 << 64) - 1  # nanoseconds outgrow 64 bits in 2554, and some are before 1970
-_AT_ONCE = 1024
 ENCODING = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
 """As `os.fsencode` has it, for who does it for each entry."""
 
@@ -23,16 +23,21 @@ it is, and what a link leads to. A plain tuple, because most of them are looked 
 Device and number of links are those of what has several names; others have 0 and 1."""
 
 
-class Memory:
-    """Gives `digest` how all that is added looks, and keeps it in `file`, about 100 bytes each, if there is one. What
-    was a link and cannot be read any more leads to nothing."""
+Packed = tuple[bytes, dict[int, int], dict[int, tuple[int, int, int, int]]]
+"""Entries one after the other; by the number of the entry, how long the target of a link is, and what has several names
+or strange times: device, number of links, mtime and ctime."""
 
-    def __init__(self, digest: Callable[[bytes], Any], file: BinaryIO | None) -> None:
-        self._digest = digest
-        self._file = file
+
+class Looks:
+    """Packs how entries look. What was a link and cannot be read any more leads to nothing."""
+
+    def __init__(self) -> None:
         self._looks: list[bytes] = []
         self._targets: dict[int, int] = {}
         self._odd: dict[int, tuple[int, int, int, int]] = {}
+
+    def __len__(self) -> int:
+        return len(self._looks)
 
     def add(self, seen: Seen, mtime: int, ctime: int, path: bytes) -> None:
         """Take one entry, with its times in ns, and its path as it is on the disk: a status makes its times anew for
@@ -48,19 +53,38 @@ class Memory:
         if (links > 1 and not stat.S_ISDIR(mode)) or changed != mtime or noticed != ctime:
             self._odd[len(self._looks)] = (device, links, mtime, ctime)
         self._looks.append(looks + path + b"\0")
-        if len(self._looks) >= _AT_ONCE:
-            self.flush()
 
-    def flush(self) -> None:
-        """Let go of what was not given on."""
-        looks = b"".join(self._looks)
-        self._digest(looks)
+    def taken(self, *, backwards: bool = False) -> Packed:
+        """What was added since this was last called, in that order or the other way round."""
+        looks, targets, odd = self._looks, self._targets, self._odd
+        self._looks, self._targets, self._odd = [], {}, {}
+        if backwards:
+            last = len(looks) - 1
+            looks.reverse()
+            targets = {last - number: length for number, length in targets.items()}
+            odd = {last - number: what for number, what in odd.items()}
+        return b"".join(looks), targets, odd
+
+
+class Memory:
+    """Gives `digest` all looks that it is given, and keeps them in `file`, about 100 bytes each, if there is one."""
+
+    def __init__(self, digest: Callable[[bytes], Any], file: BinaryIO | None) -> None:
+        self._digest = digest
+        self._file = file
+
+    def keep(self, packed: Packed) -> None:
+        """Take what comes next."""
+        self._digest(packed[0])
         if self._file:
-            batch = marshal.dumps((looks, self._targets, self._odd))
+            batch = marshal.dumps(packed)
             self._file.write(len(batch).to_bytes(4, "little") + batch)
-        self._looks.clear()
-        self._targets.clear()
-        self._odd.clear()
+
+
+def anonymous_file(folder: Path) -> BinaryIO:
+    """A file without a name in `folder`: gone with us, whatever happens."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return open(os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600), "r+b", buffering=0)
 
 
 def unpacked(file: BinaryIO) -> Iterator[Remembered]:

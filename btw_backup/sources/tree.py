@@ -12,13 +12,13 @@ from typing import Any, BinaryIO
 from btw_backup.errors import FatalUserError
 from btw_backup.log import debug
 from btw_backup.sources import Fingerprint, Produced
-from btw_backup.sources.ahead import LookAhead
+from btw_backup.sources.ahead import LookAhead, socket_of
 from btw_backup.sources.filesystem import has_reliable_times
-from btw_backup.sources.memory import ENCODING, Memory, Remembered, unpacked
+from btw_backup.sources.memory import ENCODING, Looks, Memory, Remembered, anonymous_file, unpacked
 from btw_backup.sources.rules import Rules
 from btw_backup.sources.walk import Problems, walk
 
-_AT_ONCE = 2048
+_AT_ONCE = 1024
 
 
 class Tree:
@@ -54,9 +54,9 @@ class Tree:
     def fingerprint(self) -> Fingerprint:
         """Walk the tree, once, and remember the names for `produce`."""
         if self._seen is None:
-            self._names = _anonymous_file(self._scratch)
+            self._names = anonymous_file(self._scratch)
             if self._remembers:
-                self._memory = _anonymous_file(self._scratch)
+                self._memory = anonymous_file(self._scratch)
             try:
                 self._seen = self._walk(self._names)
             finally:
@@ -71,29 +71,39 @@ class Tree:
         return self._seen
 
     def _walk(self, names: BinaryIO) -> Fingerprint:
-        began = time.time_ns()
+        began = self._ahead.began if self._ahead else time.time_ns()
         digest = hashlib.sha256(self._rules.digest_input())
-        memory = Memory(digest.update, self._memory)
+        memory, looks = Memory(digest.update, self._memory), Looks()
         listed: list[bytes] = []
         entries = size = newest = 0
+        met = ""
         for seen in walk(self.name, self._rules, self._problems):
             path, status, _, _ = seen
+            kind = stat.S_IFMT(status.st_mode)
+            if kind == stat.S_IFDIR and self._ahead and self._ahead.begins_at(path):
+                self._ahead.stop()
+                met = path
+                break
             mtime, ctime = status.st_mtime_ns, status.st_ctime_ns
             encoded = path.encode(*ENCODING)
-            memory.add(seen, mtime, ctime, encoded)
+            looks.add(seen, mtime, ctime, encoded)
             entries += 1
-            kind = stat.S_IFMT(status.st_mode)
             if kind == stat.S_IFREG:
                 size += status.st_size
             newest = max(newest, mtime, ctime)
             if kind == stat.S_IFSOCK:
-                self._sockets.append(_socket(path, status))
+                self._sockets.append(socket_of(path, status))
             elif not self._memory:
                 listed.append(line_of(encoded, status))
-                if len(listed) > _AT_ONCE:
-                    _flush(names.write, listed)
-        memory.flush()
+            if len(looks) >= _AT_ONCE:
+                memory.keep(looks.taken())
+                _flush(names.write, listed)
+        memory.keep(looks.taken())
         _flush(names.write, listed)
+        for batch in self._ahead.rest(met) if self._ahead and met else ():
+            memory.keep(batch.looks)
+            entries, size, newest = entries + batch.entries, size + batch.size, max(newest, batch.newest)
+            self._sockets += batch.sockets
         reliable = has_reliable_times(self.name) and not self._problems
         return Fingerprint(digest.hexdigest(), began, newest, reliable, entries, size)
 
@@ -137,17 +147,6 @@ def line_of(path: bytes, status: os.stat_result) -> bytes:
     return b"%d/%s\0" % (size, path)
 
 
-def _socket(path: str, status: os.stat_result) -> Mapping[str, Any]:
-    mode, owner = stat.S_IMODE(status.st_mode), {"uid": status.st_uid, "gid": status.st_gid}
-    return {"path": path, "mode": mode, **owner, "mtime": status.st_mtime_ns}
-
-
 def _flush(write: Callable[[bytes], Any], parts: list[bytes]) -> None:
     write(b"".join(parts))
     parts.clear()
-
-
-def _anonymous_file(folder: Path) -> BinaryIO:
-    """A file without a name in `folder`: gone with us, whatever happens."""
-    folder.mkdir(mode=0o700, exist_ok=True)
-    return open(os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600), "r+b", buffering=0)

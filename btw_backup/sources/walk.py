@@ -77,7 +77,7 @@ def _below(folder: int, prefix: str, device: int, rules: Rules, problems: Proble
                     continue
                 yield path, status, folder, name
                 if is_folder and (status.st_dev == device or not rules.one_file_system):
-                    inner = _opened(folder, name, path, status, problems)
+                    inner = opened(folder, name, path, status, problems)
                     if inner is not None:
                         stack.append((inner, path + "/", iter(_names(inner, path + "/", rules, problems))))
                         break
@@ -90,8 +90,8 @@ def _below(folder: int, prefix: str, device: int, rules: Rules, problems: Proble
             os.close(descriptor)
 
 
-def _opened(folder: int, name: str, path: str, status: os.stat_result, problems: Problems) -> int | None:
-    """The descriptor of the folder `name`, certainly the one that was looked at."""
+def opened(folder: int, name: str, path: str, status: os.stat_result, problems: Problems) -> int | None:
+    """The descriptor of the folder `name`, certainly the one that was looked at; else None, and a problem."""
     try:
         try:
             descriptor = os.open(name, FOLDER_FLAGS | os.O_NOATIME, dir_fd=folder)
@@ -110,10 +110,15 @@ def _opened(folder: int, name: str, path: str, status: os.stat_result, problems:
 
 def _names(folder: int, prefix: str, rules: Rules, problems: Problems) -> list[str]:
     try:
-        names = os.listdir(folder)
+        return names_of(folder, rules)
     except OSError as error:
         problems.add(prefix.rstrip("/"), f"cannot be listed: {error.strerror}")
         return []
+
+
+def names_of(folder: int, rules: Rules) -> list[str]:
+    """The names in the open `folder` in the order of the walk; of one with a tag only that."""
+    names = os.listdir(folder)
     tag = rules.tag_among(folder, names) if "NOBACKUP-TAG" in names or "CACHEDIR.TAG" in names else None
     if tag:
         return [tag]

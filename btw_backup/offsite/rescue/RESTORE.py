@@ -40,6 +40,10 @@ class Damaged(Exception):
     """Something is not what was stored."""
 
 
+class Foreign(Damaged):
+    """Something is encrypted to other keys than those that are given."""
+
+
 def say(message: str) -> None:
     """One line on standard error."""
     sys.stderr.write("RESTORE.py: %s\n" % message.encode("ascii", "backslashreplace").decode())
@@ -95,7 +99,12 @@ class Bucket:
             return found
         if not self._options:
             raise Stopped("it is encrypted: --identity KEY is missing")
-        return through(["age", "-d", *self._options], found)
+        try:
+            return through(["age", "-d", *self._options], found)
+        except Damaged as error:
+            if "no identity matched" in str(error):
+                raise Foreign("%s: %s" % ("/".join(inner), error)) from error
+            raise
 
     def piece(self, ref: Any) -> bytes:
         """What an object holds that a record names. Raises Damaged."""
@@ -126,6 +135,8 @@ def store_keys(bucket: Bucket, fingerprints: List[str]) -> List[bytes]:
     for name in bucket.names("keys"):
         try:
             key = bytes.fromhex(bucket.content(name, "keys", name)[:64].decode("ascii"))
+        except Foreign:
+            continue  # of a time when there were other keys
         except (Damaged, ValueError) as error:
             bucket.problem("keys/%s: %s" % (name, error))
             continue
@@ -170,6 +181,9 @@ def state_of(bucket: Bucket, keys: List[bytes]) -> State:
     heads = []
     for chain in bucket.names("index"):
         names = [name for name in bucket.names("index", chain) if _RECORD.fullmatch(name)]
+        if names and all(is_foreign(bucket, chain, name) for name in names):
+            say("index/%s: %d records of an earlier time open with none of the keys given" % (chain, len(names)))
+            continue
         bases = [at for at, name in enumerate(names) if name.endswith(".state") or name.startswith("00000001-")]
         for base in reversed(bases or [0]):
             found = chain_from(bucket, keys, chain, names[base:])
@@ -183,6 +197,17 @@ def state_of(bucket: Bucket, keys: List[bytes]) -> State:
         files.update(state[0])
         chunks.update(state[1])
     return files, chunks
+
+
+def is_foreign(bucket: Bucket, chain: str, name: str) -> bool:
+    """Whether a record is encrypted to other keys."""
+    try:
+        bucket.content(name[9:73], "index", chain, name)
+    except Foreign:
+        return True
+    except Damaged:
+        pass
+    return False
 
 
 def chain_from(bucket: Bucket, keys: List[bytes], chain: str, names: List[str]) -> Optional[Tuple[str, State]]:
