@@ -156,7 +156,7 @@ class Extraction:
         here = Path(f"/proc/self/fd/{folder.descriptor}")
         if hash(self._descent.path) not in self._swept:
             self._swept.add(hash(self._descent.path))
-            files.sweep_dead(here, _TEMPORARY)
+            files.sweep_dead(here, _TEMPORARY, anybodys=True)  # it gets its owner before its name
         return os.fsencode(files.temporary_name(here, _TEMPORARY).name)
 
     def _write_now(self, folder: Folder, making: bytes, descriptor: int, entry: Entry, content: Content) -> None:

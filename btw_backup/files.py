@@ -223,11 +223,12 @@ def sweep(folder: Path) -> None:
             remove(path)
 
 
-def sweep_dead(folder: Path, name: str | None = None) -> None:
-    """Remove the temporary files for `name`, or for any name, that dead runs left in `folder`."""
+def sweep_dead(folder: Path, name: str | None = None, *, anybodys: bool = False) -> None:
+    """Remove the temporary files for `name`, or for any name, that dead runs left in `folder`; of `anybodys`: they may
+    have been given to somebody already."""
     for wanted, left in _temporaries(folder).items():
         for path in left if name in (None, wanted) else ():
-            remove_if_dead(path)
+            remove_if_dead(path, anybodys=anybodys)
 
 
 @lru_cache(1024)
@@ -246,15 +247,17 @@ def _temporaries(folder: Path) -> dict[str, list[Path]]:
     return found
 
 
-def remove_if_dead(path: Path) -> bool:
-    """Remove a file or a folder of ours that nobody has locked; whether it was."""
+def remove_if_dead(path: Path, *, anybodys: bool = False) -> bool:
+    """Remove a file or a folder of ours, or of `anybodys`, that nobody has locked; whether it was."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return False
     try:
         status = os.fstat(descriptor)
-        if status.st_uid != os.geteuid() or not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+        if not anybodys and status.st_uid != os.geteuid():
+            return False
+        if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
             return False
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         remove(path)

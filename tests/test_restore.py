@@ -431,3 +431,18 @@ def test_a_million_files_take_no_memory(btw: Installation, tmp_path: Path) -> No
             out.write(hostile.END)
         peaks.append(peak_memory(btw.start("restore", "t", f"out{count}", stderr=subprocess.DEVNULL)))
     assert peaks[1] < peaks[0] + 10_000 and peaks[1] < 150_000
+
+
+def test_what_a_restore_left_that_died_is_gone_whosever_it_is(btw: Installation, source: Path, tmp_path: Path) -> None:
+    """A file gets its owner before its name."""
+    btw.tree(source, "chunks")
+    btw("fs", source, "t")
+    (tmp_path / "out" / "etc").mkdir(parents=True)
+    dead = btw.start("--version")
+    dead.communicate()
+    left = tmp_path / "out" / "etc" / f".tmp-{dead.pid}-btw-restore"
+    left.write_text("half")
+    os.chown(left, 1000, 1000)
+    btw("restore", "t", tmp_path / "out", "--into", "--force")
+    assert not left.exists()
+    assert tree_differences(source, tmp_path / "out") == ""

@@ -190,7 +190,9 @@ class Disk:
         def apply(nodes: Nodes) -> None:
             before = _names(nodes, folder).pop(name, None)
             old = _names(nodes, target).get(new)
-            _names(nodes, target)[new] = number if before is None else before
+            _names(nodes, target)[new] = number if before is None or not exchange else before
+            if before not in (None, number) and not exchange:
+                _names(nodes, folder)[name] = before  # what had the name before, as this one's making it was lost
             if exchange and old is not None:
                 _names(nodes, folder)[name] = old
 

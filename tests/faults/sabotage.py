@@ -161,7 +161,7 @@ PATCHES = (
     Patch(
         "what a killed restore into a folder left stays",
         "extract.py",
-        "            files.sweep_dead(here, _TEMPORARY)\n",
+        "            files.sweep_dead(here, _TEMPORARY, anybodys=True)  # it gets its owner before its name\n",
         "            pass\n",
         "tests/test_extract.py",
         "killed_restore",
