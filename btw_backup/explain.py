@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from btw_backup.jobs import Job
+from btw_backup.configuration.jobs import Job
 from btw_backup.sources.rules import Rules, tree_rules
 from btw_backup.sources.walk import FOLDER_FLAGS
 

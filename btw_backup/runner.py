@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from btw_backup import log
-from btw_backup.config import Config
+from btw_backup.configuration.config import Config
+from btw_backup.configuration.jobs import Job
 from btw_backup.errors import FatalUserError, Incomplete, NotOffsite
-from btw_backup.jobs import Job
+from btw_backup.inventory.listing import keeper
 from btw_backup.keepers import Kept, Place, unchanged
-from btw_backup.listing import keeper
 from btw_backup.offsite import sync
 from btw_backup.records import Backup
 from btw_backup.running import Running

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from btw_backup.cli import STATUSES
 from btw_backup.commands import NAMES, command
-from btw_backup.settings import SETTINGS, Setting
+from btw_backup.configuration.settings import SETTINGS, Setting
 from tests.conftest import REPOSITORY
 
 README = REPOSITORY / "README.rst"

@@ -10,10 +10,11 @@ from typing import BinaryIO
 
 import pytest
 
-from btw_backup import files, listing
-from btw_backup.config import DATABASE, defaults
+from btw_backup import files
+from btw_backup.configuration.config import DATABASE, defaults
+from btw_backup.configuration.jobs import Job
 from btw_backup.errors import Damaged, ProgramFailed
-from btw_backup.jobs import Job
+from btw_backup.inventory import listing
 from btw_backup.keepers import Kept, Place
 from btw_backup.keepers.chunks import Chunks
 from btw_backup.mounting.content import ChunkCache, OpenFile

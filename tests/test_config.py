@@ -9,10 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from btw_backup import config, example
-from btw_backup.config import DATABASE, GENERAL, TREE, Config
+from btw_backup.configuration import config, example
+from btw_backup.configuration.config import DATABASE, GENERAL, TREE, Config
+from btw_backup.configuration.settings import SETTINGS
 from btw_backup.errors import ImproperlyConfigured
-from btw_backup.settings import SETTINGS
 from tests.conftest import Installation
 
 NOBODY = 65534

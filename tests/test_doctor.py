@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from btw_backup import doctor, files, records
-from btw_backup.findings import ERROR, OK, WARNING, judge_clock, judge_space
+from btw_backup import files, records
+from btw_backup.health import doctor
+from btw_backup.health.findings import ERROR, OK, WARNING, judge_clock, judge_space
 from btw_backup.records import Record
 from tests.conftest import Installation
 from tests.s3 import Bucket, bucket, configure, s3_server  # noqa: F401 - fixtures

@@ -17,7 +17,6 @@ import pytest
 import zstandard
 
 from btw_backup.store import rescue
-
 from tests.conftest import REPOSITORY, Installation, peak_memory, random_bytes, tree_differences
 
 STAMP = "2019-01-01T00:00:00"

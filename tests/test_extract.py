@@ -19,11 +19,12 @@ from pathlib import Path
 
 import pytest
 
-from btw_backup import descent, files
-from btw_backup.attributes import Complaints
+from btw_backup import files
 from btw_backup.entries import Entry, Kind
-from btw_backup.extract import Extraction
 from btw_backup.keepers.archive import members
+from btw_backup.restoring import descent
+from btw_backup.restoring.attributes import Complaints
+from btw_backup.restoring.extract import Extraction
 from tests import hostile, torture
 from tests.conftest import REPOSITORY, tree_differences
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from btw_backup import occurrences
+from btw_backup.inventory import occurrences
 from btw_backup.records import Backup
 from tests import made_store
 from tests.conftest import Installation

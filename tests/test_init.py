@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from btw_backup import config
+from btw_backup.configuration import config
 from tests.conftest import REPOSITORY, Installation, tree_differences
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from btw_backup import config, jobs
-from btw_backup.config import Config
+from btw_backup.configuration import config, jobs
+from btw_backup.configuration.config import Config
 from btw_backup.errors import FatalUserError, ImproperlyConfigured
 from tests.conftest import Installation
 

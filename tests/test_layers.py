@@ -13,15 +13,12 @@ LAYERS = (
     ("cli", "__main__"),
     ("commands",),
     (
-        "runner", "running", "restore", "scrub", "drill", "status", "alerts", "server",
-        "extract", "filling", "attributes", "selection", "staging", "resume", "dumps",  # of restore
-        "mounting", "occurrences",
-        "listing", "removal", "removable", "sizes", "difference", "overview", "exported", "explain", "doctor", "findings", "patient",
-        "recall", "recovery", "keypair", "burglary",
+        "runner", "running", "scrub", "drill", "status", "alerts", "server", "explain",
+        "restoring", "mounting", "inventory", "exported", "health", "recovering",
     ),
     ("keepers", "sources", "offsite", "retention", "places"),
     ("store", "catalogue"),
-    ("jobs", "records", "specs", "sealed", "marks", "config", "settings", "addresses", "checks", "example", "entries", "descent"),
+    ("records", "specs", "sealed", "marks", "configuration", "entries"),
     ("process", "files", "flushing", "locks", "log", "clock", "progress", "stream", "memory"),
     ("errors",),
 )
@@ -42,7 +39,7 @@ CATCHES_ALL = {
     "cli.py": "makes an unforeseen error a line and a status",
     "runner.py": "records how a run ended",
     "offsite/together.py": "passes on what a thread raised",
-    "config.py": "runs the user's code, which can raise anything",
+    "configuration/config.py": "runs the user's code, which can raise anything",
 }
 """The files that may say ``except Exception``, and why."""
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from btw_backup.config import GENERAL, load
+from btw_backup.configuration.config import GENERAL, load
 from btw_backup.errors import ImproperlyConfigured
 from btw_backup.offsite.etags import computed
 from btw_backup.offsite.parts import parts_of, parts_with

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from btw_backup import files, listing, records
+from btw_backup import files, records
+from btw_backup.inventory import listing
 from btw_backup.keepers import Place
 from btw_backup.keepers.rdiff import Rdiff
 from tests import old_layout

@@ -18,10 +18,11 @@ from typing import BinaryIO
 
 import pytest
 
-from btw_backup import config, files, process, records
+from btw_backup import files, process, records
 from btw_backup.clock import moment_of, stamp_of
+from btw_backup.configuration import config
+from btw_backup.configuration.jobs import Job
 from btw_backup.errors import Damaged, FatalUserError, NotFound
-from btw_backup.jobs import Job
 from btw_backup.keepers import Kept, Place, rdiff_program, rdiff_repository
 from btw_backup.keepers.rdiff import Rdiff
 from btw_backup.keepers.rdiff_change import changed

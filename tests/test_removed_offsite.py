@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from btw_backup.addresses import Address
+from btw_backup.configuration.addresses import Address
 from btw_backup.offsite import removals
 from btw_backup.offsite.ledger import Ledger
 from btw_backup.offsite.state import PUSH, REMOVE, SyncState

@@ -17,11 +17,12 @@ from typing import BinaryIO
 import pytest
 import zstandard
 
-from btw_backup import config, marks, records
+from btw_backup import marks, records
+from btw_backup.configuration import config
+from btw_backup.configuration.jobs import Job
 from btw_backup.errors import Damaged
-from btw_backup.jobs import Job
+from btw_backup.inventory.listing import backups, keeper
 from btw_backup.keepers import chunks_recovery
-from btw_backup.listing import backups, keeper
 from btw_backup.places import place
 from btw_backup.records import Record
 from btw_backup.scrub import ledger

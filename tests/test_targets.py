@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from btw_backup.addresses import Address
-from btw_backup.checks import bandwidth
+from btw_backup.configuration.addresses import Address
+from btw_backup.configuration.checks import bandwidth
 from btw_backup.offsite.debts import Owed, touches
 from btw_backup.offsite.s3cmd import speaks_in_clear
 from btw_backup.offsite.state import SyncState

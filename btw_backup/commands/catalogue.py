@@ -11,8 +11,8 @@ example:
 
 import argparse
 
-from btw_backup import overview
 from btw_backup.commands.command import Command, Context
+from btw_backup.inventory import overview
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

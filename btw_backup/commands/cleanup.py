@@ -19,13 +19,14 @@ import argparse
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 
-from btw_backup import listing, places, removal, runner
+from btw_backup import places, runner
 from btw_backup.clock import utc_now
 from btw_backup.commands.command import EXCLUSIVE, Command, Context, duration
 from btw_backup.errors import FatalUserError
+from btw_backup.inventory import listing, removal
+from btw_backup.inventory.removal import Purged
 from btw_backup.log import size_text
 from btw_backup.offsite import sync
-from btw_backup.removal import Purged
 from btw_backup.store.chunks import ChunkStore
 
 

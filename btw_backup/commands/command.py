@@ -10,9 +10,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from btw_backup import config, files, locks, log, places
+from btw_backup import files, locks, log, places
 from btw_backup.clock import seconds_of
-from btw_backup.config import Config
+from btw_backup.configuration import config
+from btw_backup.configuration.config import Config
 from btw_backup.errors import NotFound, UsageError
 from btw_backup.log import printable
 

@@ -16,9 +16,10 @@ example:
 
 import argparse
 
-from btw_backup import jobs, runner, running
+from btw_backup import runner, running
 from btw_backup.commands.command import EXCLUSIVE, Command, Context
 from btw_backup.commands.owner import add_owner, owner_of
+from btw_backup.configuration import jobs
 from btw_backup.sources.command import source_of
 
 

@@ -14,8 +14,9 @@ import argparse
 import os
 from pathlib import Path
 
-from btw_backup import config, example, jobs, log
+from btw_backup import log
 from btw_backup.commands.command import Command, Context
+from btw_backup.configuration import config, example, jobs
 from btw_backup.errors import UsageError
 
 

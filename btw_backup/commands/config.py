@@ -15,10 +15,10 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from btw_backup import addresses, config, example, jobs
-from btw_backup.addresses import Address
 from btw_backup.commands.command import Command, Context
-from btw_backup.config import Config
+from btw_backup.configuration import addresses, config, example, jobs
+from btw_backup.configuration.addresses import Address
+from btw_backup.configuration.config import Config
 from btw_backup.errors import ImproperlyConfigured, UsageError
 from btw_backup.log import printable
 

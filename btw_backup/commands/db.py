@@ -21,11 +21,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
-from btw_backup import jobs, runner, running
+from btw_backup import runner, running
 from btw_backup.commands.command import EXCLUSIVE, Command, Context
 from btw_backup.commands.owner import add_owner, owner_of
+from btw_backup.configuration import jobs
+from btw_backup.configuration.jobs import GLOBALS, Job
 from btw_backup.errors import FatalUserError
-from btw_backup.jobs import GLOBALS, Job
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -13,9 +13,10 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
-from btw_backup import difference, listing, specs
+from btw_backup import specs
 from btw_backup.clock import utc_now
 from btw_backup.commands.command import SHARED, Command, Context
+from btw_backup.inventory import difference, listing
 from btw_backup.log import printable
 from btw_backup.records import Backup
 

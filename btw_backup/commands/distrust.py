@@ -10,9 +10,10 @@ example:
 
 import argparse
 
-from btw_backup import listing, specs
+from btw_backup import specs
 from btw_backup.clock import utc_now
 from btw_backup.commands.command import Command, Context
+from btw_backup.inventory import listing
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -19,10 +19,10 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from btw_backup import doctor, findings
 from btw_backup.clock import utc_now
 from btw_backup.commands.command import Command, Context
 from btw_backup.errors import FatalUserError
+from btw_backup.health import doctor, findings
 from btw_backup.log import printable
 
 
@@ -30,7 +30,7 @@ def run(context: Context, args: argparse.Namespace) -> None:
     """Look, show, and fail if there is an error."""
     found = list(doctor.examine(context.config_dir, utc_now()))
     if args.attack:
-        from btw_backup import burglary  # noqa: PLC0415 - few want it
+        from btw_backup.health import burglary  # noqa: PLC0415 - few want it
 
         found += burglary.attempts(context.config, context.config_dir)
     shown = [finding for finding in found if finding.level != findings.OK or not context.quiet]

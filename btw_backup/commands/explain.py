@@ -7,8 +7,9 @@ example:
 import argparse
 import os
 
-from btw_backup import explain, jobs
+from btw_backup import explain
 from btw_backup.commands.command import Command, Context
+from btw_backup.configuration import jobs
 from btw_backup.errors import NotFound
 
 

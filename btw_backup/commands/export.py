@@ -12,10 +12,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from btw_backup import files, listing, specs
+from btw_backup import files, specs
 from btw_backup.clock import utc_now
 from btw_backup.commands.command import SHARED, Command, Context
 from btw_backup.errors import Incomplete, UsageError, WouldOverwrite
+from btw_backup.inventory import listing
 from btw_backup.keepers import Place
 from btw_backup.records import Backup
 

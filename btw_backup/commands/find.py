@@ -19,12 +19,13 @@ from datetime import UTC, datetime
 from itertools import count
 from typing import Any
 
-from btw_backup import listing, log, occurrences, specs
+from btw_backup import log, specs
 from btw_backup.clock import utc_now
 from btw_backup.commands.command import SHARED, Command, Context
 from btw_backup.errors import Damaged, NotFound
+from btw_backup.inventory import listing, occurrences
+from btw_backup.inventory.occurrences import Occurrence
 from btw_backup.log import printable
-from btw_backup.occurrences import Occurrence
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -11,9 +11,10 @@ example:
 
 import argparse
 
-from btw_backup import jobs, running
+from btw_backup import running
 from btw_backup.commands.command import EXCLUSIVE, Command, Context
 from btw_backup.commands.owner import add_owner, owner_of
+from btw_backup.configuration import jobs
 from btw_backup.sources.ahead import LookAhead
 from btw_backup.sources.rules import tree_rules
 

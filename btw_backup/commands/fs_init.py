@@ -12,8 +12,9 @@ example:
 
 import argparse
 
-from btw_backup import example, jobs, log
+from btw_backup import log
 from btw_backup.commands.command import Command, Context
+from btw_backup.configuration import example, jobs
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

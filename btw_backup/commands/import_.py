@@ -59,7 +59,7 @@ def _import(context: Context, args: argparse.Namespace, stream: BinaryIO) -> Non
 
 
 def _rebuild(context: Context, args: argparse.Namespace) -> None:
-    from btw_backup import recall, recovery  # noqa: PLC0415 - as above
+    from btw_backup.recovering import recall, recovery  # noqa: PLC0415 - as above
 
     if args.dst is not None:
         raise UsageError("--from takes one DST at most, and keeps its name")

@@ -15,8 +15,9 @@ import shutil
 import sys
 from pathlib import Path
 
-from btw_backup import config, example, files, log, places
+from btw_backup import files, log, places
 from btw_backup.commands.command import Command, Context
+from btw_backup.configuration import config, example
 from btw_backup.errors import WouldOverwrite
 
 NEXT = """

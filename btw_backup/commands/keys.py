@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from btw_backup import runner
-from btw_backup.addresses import Address
 from btw_backup.commands.command import Command, Context
+from btw_backup.configuration.addresses import Address
 from btw_backup.errors import Damaged, FatalUserError, UsageError
 from btw_backup.offsite import sync
 
@@ -37,7 +37,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(context: Context, args: argparse.Namespace) -> None:
     """Do one of the three."""
-    from btw_backup import keypair  # noqa: PLC0415 - most commands need no key
+    from btw_backup.recovering import keypair  # noqa: PLC0415 - most commands need no key
 
     if (args.pin or args.s3cmd_config) and args.what != "test":
         raise UsageError("--pin and --s3cmd-config belong to keys test")
@@ -67,8 +67,8 @@ def _test(context: Context, args: argparse.Namespace) -> None:
 def _rows(
     context: Context, args: argparse.Namespace, found: list[Address], problems: list[FatalUserError]
 ) -> Iterator[dict[str, Any]]:
-    from btw_backup import keypair  # noqa: PLC0415 - as above
     from btw_backup.offsite import examination  # noqa: PLC0415 - as above
+    from btw_backup.recovering import keypair  # noqa: PLC0415 - as above
 
     for address in found:
         try:

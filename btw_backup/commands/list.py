@@ -18,16 +18,17 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from btw_backup import listing, removal, runner
+from btw_backup import runner
 from btw_backup.clock import stamp_of
 from btw_backup.commands.command import Command, Context
 from btw_backup.errors import UsageError
+from btw_backup.inventory import listing, removal
 from btw_backup.keepers import Place
 from btw_backup.log import size_text
 from btw_backup.records import Backup
 
 if TYPE_CHECKING:
-    from btw_backup.sizes import Size, Sizes
+    from btw_backup.inventory.sizes import Size, Sizes
 
 Row = Mapping[str, Any]
 _TITLE = "".join(f"{name:>12}" for name in ("size", "added", "own", "shared")) + "\n"
@@ -89,7 +90,7 @@ def _line_with_removal(row: Row) -> str:
 
 
 def _show_sizes(context: Context, found: Sequence[Place], *, with_heads: bool) -> None:
-    from btw_backup.sizes import Sizes  # noqa: PLC0415 - what it needs takes long to load
+    from btw_backup.inventory.sizes import Sizes  # noqa: PLC0415 - what it needs takes long to load
 
     sizes = Sizes(context.root)
     rows = (row for place in found for row in _rows_with_sizes(context, place, sizes))

@@ -19,10 +19,11 @@ import argparse
 import os
 from pathlib import Path
 
-from btw_backup import listing, log, specs
+from btw_backup import log, specs
 from btw_backup.clock import utc_now
 from btw_backup.commands.command import SHARED, Command, Context
 from btw_backup.errors import FatalUserError, NotFound
+from btw_backup.inventory import listing
 from btw_backup.keepers import Place
 from btw_backup.records import Backup
 

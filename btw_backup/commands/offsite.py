@@ -24,8 +24,8 @@ example:
 
 import argparse
 
-from btw_backup.addresses import Address
 from btw_backup.commands.command import Command, Context
+from btw_backup.configuration.addresses import Address
 from btw_backup.errors import NotFound, UsageError
 from btw_backup.offsite import lifecycle, policy, sync
 

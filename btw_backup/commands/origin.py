@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from btw_backup.addresses import Address
 from btw_backup.commands.command import Context
+from btw_backup.configuration.addresses import Address
 from btw_backup.errors import ImproperlyConfigured
 from btw_backup.offsite import sync
 
 if TYPE_CHECKING:
-    from btw_backup.recall import Origin
+    from btw_backup.recovering.recall import Origin
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,8 +35,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def origin_of(context: Context, args: argparse.Namespace) -> "Origin":
     """What these options say. The configuration is asked for names alone, and may be lost."""
-    from btw_backup import keypair, recall  # noqa: PLC0415 - what it needs takes a while to load
     from btw_backup.offsite.sealing import Identities  # noqa: PLC0415 - as above
+    from btw_backup.recovering import keypair, recall  # noqa: PLC0415 - what it needs takes a while to load
 
     known = configured(context)
     found = [recall.address_of(text, args.s3cmd_config, known) for text in args.origin]

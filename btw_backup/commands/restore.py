@@ -32,17 +32,20 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from btw_backup import dumps, jobs, listing, overview, restore, specs
+from btw_backup import specs
 from btw_backup.clock import STAMP, utc_now
 from btw_backup.commands import origin
 from btw_backup.commands.command import SHARED, Command, Context
+from btw_backup.configuration import jobs
 from btw_backup.errors import Damaged, FatalUserError, NotFound, UsageError
+from btw_backup.inventory import listing, overview
 from btw_backup.keepers import Keeper, Place
 from btw_backup.log import warn
 from btw_backup.records import FOLDER, Backup
+from btw_backup.restoring import dumps, restore
 
 if TYPE_CHECKING:
-    from btw_backup.recall import Recalled
+    from btw_backup.recovering.recall import Recalled
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -79,7 +82,7 @@ def _from_elsewhere(context: Context, args: argparse.Namespace) -> None:
         raise UsageError("--list goes with --from, and alone")
     if not args.list and (args.address is None or (args.target is None) == (args.database is None)):
         raise UsageError("give DST[@SPEC], and either a TARGET or --database NAME")
-    from btw_backup import recall  # noqa: PLC0415 - what it needs takes a while to load
+    from btw_backup.recovering import recall  # noqa: PLC0415 - what it needs takes a while to load
 
     in_folder = args.target not in (None, "-")
     beside = Path(os.path.abspath(args.target)).parent if in_folder else Path(tempfile.gettempdir())

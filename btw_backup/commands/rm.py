@@ -16,10 +16,11 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
-from btw_backup import listing, removable, removal, runner
+from btw_backup import runner
 from btw_backup.clock import utc_now
 from btw_backup.commands.command import EXCLUSIVE, Command, Context
 from btw_backup.errors import FatalUserError, UsageError
+from btw_backup.inventory import listing, removable, removal
 from btw_backup.records import Backup
 from btw_backup.store.chunks import ChunkStore
 

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from btw_backup import overview
 from btw_backup.commands.command import Command, Context
+from btw_backup.inventory import overview
 from btw_backup.log import printable
 
 _ALL = 1_000_000

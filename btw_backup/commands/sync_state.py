@@ -12,8 +12,8 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
-from btw_backup.addresses import FIRST
 from btw_backup.commands.command import Command, Context
+from btw_backup.configuration.addresses import FIRST
 from btw_backup.errors import FatalUserError
 from btw_backup.log import printable
 from btw_backup.offsite import removals, sync

@@ -13,10 +13,11 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
-from btw_backup import listing, removable, removal, specs
+from btw_backup import specs
 from btw_backup.clock import utc_now
 from btw_backup.commands.command import EXCLUSIVE, Command, Context
 from btw_backup.errors import NotFound
+from btw_backup.inventory import listing, removable, removal
 from btw_backup.offsite import sync
 from btw_backup.scrub import error_of
 from btw_backup.store.chunks import ChunkStore

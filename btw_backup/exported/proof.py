@@ -1,7 +1,7 @@
 """Proves a backup before it is exported, and before what was imported gets its name."""
 
-from btw_backup import listing
 from btw_backup.errors import Damaged
+from btw_backup.inventory import listing
 from btw_backup.records import Backup
 from btw_backup.store import manifest
 from btw_backup.store.chunks import ChunkStore

@@ -20,12 +20,13 @@ from typing import BinaryIO
 
 import msgspec
 
-from btw_backup import files, listing, sealed
+from btw_backup import files, sealed
 from btw_backup.clock import STAMP
 from btw_backup.entries import Entry, Kind
 from btw_backup.errors import Damaged, FatalUserError, WouldOverwrite
 from btw_backup.exported import FORMAT, HEADER, SUMS, Header, sum_line
 from btw_backup.exported.proof import prove
+from btw_backup.inventory import listing
 from btw_backup.keepers import Content, Owe, Place, archive
 from btw_backup.log import printable
 from btw_backup.records import DAMAGED, FOLDER, Backup

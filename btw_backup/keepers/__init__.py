@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+from btw_backup.configuration.jobs import Job
 from btw_backup.entries import Entry
-from btw_backup.jobs import Job
 from btw_backup.progress import Advance
 from btw_backup.records import Backup
 from btw_backup.sources import Produced, Source

@@ -7,9 +7,9 @@ from typing import BinaryIO
 
 from btw_backup import records
 from btw_backup.clock import STAMP
+from btw_backup.configuration.jobs import Job
 from btw_backup.entries import Entry
 from btw_backup.errors import Damaged, FatalUserError
-from btw_backup.jobs import Job
 from btw_backup.keepers import Content, Kept, Owe, Place, Report, Wanted, unchanged
 from btw_backup.keepers.recording import Run
 from btw_backup.progress import Advance

@@ -11,9 +11,9 @@ from typing import BinaryIO, NoReturn, cast
 
 from btw_backup import files, records
 from btw_backup.clock import STAMP
+from btw_backup.configuration.jobs import Job
 from btw_backup.entries import Entry
 from btw_backup.errors import FatalUserError
-from btw_backup.jobs import Job
 from btw_backup.keepers import Content, Kept, Owe, Place, Report, Wanted, unchanged
 from btw_backup.keepers.compression import opened, written
 from btw_backup.keepers.recording import Run

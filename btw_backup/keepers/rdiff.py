@@ -13,9 +13,9 @@ from typing import BinaryIO
 
 from btw_backup import files, log, records
 from btw_backup.clock import STAMP, moment_of, stamp_of, utc_now
+from btw_backup.configuration.jobs import Job
 from btw_backup.entries import Entry
 from btw_backup.errors import Damaged, NotFound, ProgramFailed
-from btw_backup.jobs import Job
 from btw_backup.keepers import (
     Content,
     Kept,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from btw_backup import files
-from btw_backup.jobs import Job
+from btw_backup.configuration.jobs import Job
 from btw_backup.keepers import Place
 from btw_backup.sources import Produced, Source
 

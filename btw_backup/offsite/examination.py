@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from btw_backup.addresses import Address
+from btw_backup.configuration.addresses import Address
 from btw_backup.errors import Damaged, FatalUserError
 from btw_backup.offsite import Target, storekey
 from btw_backup.offsite.ledger import Ledger

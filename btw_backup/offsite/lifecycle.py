@@ -2,7 +2,7 @@
 
 import json
 
-from btw_backup.addresses import Address
+from btw_backup.configuration.addresses import Address
 
 HALF_SENT_DAYS = 7
 """Longer than any upload takes."""

@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from btw_backup import files, log, progress
-from btw_backup.addresses import Address
 from btw_backup.clock import stamp_of, utc_now
+from btw_backup.configuration.addresses import Address
 from btw_backup.errors import Damaged, NotOffsite
 from btw_backup.offsite import Target, bucket, index, sampling, sealing, storekey, superseded
 from btw_backup.offsite.chain import PART_SIZE, Chain

@@ -2,7 +2,7 @@
 
 import json
 
-from btw_backup.addresses import Address
+from btw_backup.configuration.addresses import Address
 from btw_backup.offsite.superseded import FOLDER
 
 _NEVER = (

@@ -26,8 +26,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from btw_backup.addresses import Address
 from btw_backup.clock import STAMP
+from btw_backup.configuration.addresses import Address
 from btw_backup.errors import NotOffsite
 from btw_backup.keepers import OweRemoval
 from btw_backup.log import debug, warn

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from btw_backup import files, process
-from btw_backup.addresses import Address
+from btw_backup.configuration.addresses import Address
 from btw_backup.errors import ProgramFailed
 from btw_backup.log import debug
 from btw_backup.offsite import Listing, Stored, Unreachable

@@ -9,9 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from btw_backup import addresses, config, files, locks, log
-from btw_backup.addresses import FIRST, Address
-from btw_backup.config import Config
+from btw_backup import files, locks, log
+from btw_backup.configuration import addresses, config
+from btw_backup.configuration.addresses import FIRST, Address
+from btw_backup.configuration.config import Config
 from btw_backup.errors import FatalUserError, Locked, NotOffsite, ProgramFailed
 from btw_backup.keepers import Owe, OweRemoval
 

@@ -5,8 +5,9 @@ from collections import deque
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from btw_backup import listing, locks
+from btw_backup import locks
 from btw_backup.errors import Damaged, FatalUserError
+from btw_backup.inventory import listing
 from btw_backup.progress import Advance
 from btw_backup.records import Backup
 from btw_backup.store import evidence, frames, manifest

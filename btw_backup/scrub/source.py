@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from btw_backup import listing, log, places, progress, specs
+from btw_backup import log, places, progress, specs
 from btw_backup.clock import moment_of, utc_now
 from btw_backup.entries import Entry, Kind
 from btw_backup.errors import Damaged, DamagedPart, FatalUserError
+from btw_backup.inventory import listing
 from btw_backup.keepers import Content
 from btw_backup.records import Backup, Record
 from btw_backup.scrub import Scope, ledger

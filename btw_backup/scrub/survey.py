@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from btw_backup import listing, places, records, specs
+from btw_backup import places, records, specs
 from btw_backup.clock import STAMP, utc_now
 from btw_backup.errors import Damaged, NotFound
+from btw_backup.inventory import listing
 from btw_backup.keepers import Place
 from btw_backup.records import FOLDER, Backup
 from btw_backup.scrub import Found, Scope

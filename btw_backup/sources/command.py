@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import BinaryIO
 
 from btw_backup import process
+from btw_backup.configuration.jobs import Job
 from btw_backup.errors import FatalUserError, MissingProgram, ProgramFailed, TimedOut, UsageError
-from btw_backup.jobs import Job
 from btw_backup.log import debug
 from btw_backup.sources import Produced, Source, relay
 

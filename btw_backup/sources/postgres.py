@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from btw_backup import process
+from btw_backup.configuration.jobs import GLOBALS
 from btw_backup.errors import Damaged, ProgramFailed
-from btw_backup.jobs import GLOBALS
 from btw_backup.sources import OpenStream, Produced, postgres_client, postgres_stream
 from btw_backup.sources import postgres_digest as digests
 from btw_backup.sources.postgres_client import Client

@@ -12,7 +12,7 @@ import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from btw_backup.config import Config
+from btw_backup.configuration.config import Config
 
 NOBACKUP_TAG = "NOBACKUP-TAG"
 CACHEDIR_TAG = "CACHEDIR.TAG"

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from btw_backup.keypair import pins_in
+from btw_backup.recovering.keypair import pins_in
 from tests.conftest import Ended
 from tests.faults.case import Case
 from tests.faults.contents import Content, change_source, content_of, make_source

@@ -104,7 +104,7 @@ PATCHES = (
     ),
     Patch(
         "rm does not sync",
-        "removal.py",
+        "inventory/removal.py",
         "            os.fsync(target)\n            os.fsync(source)",
         "            pass",
         ORDER,
@@ -112,7 +112,7 @@ PATCHES = (
     ),
     Patch(
         "a restored tree is not synced",
-        "restore.py",
+        "restoring/restore.py",
         "            flushing.filesystem_written_behind(descriptor),\n",
         "",
         ORDER,
@@ -120,7 +120,7 @@ PATCHES = (
     ),
     Patch(
         "a file in a folder of others gets its name unsynced",
-        "extract.py",
+        "restoring/extract.py",
         "                os.fsync(descriptor)  # else",
         "                # else",
         ORDER,
@@ -160,7 +160,7 @@ PATCHES = (
     ),
     Patch(
         "what a killed restore into a folder left stays",
-        "extract.py",
+        "restoring/extract.py",
         "            files.sweep_dead(here, _TEMPORARY, anybodys=True)  # it gets its owner before its name\n",
         "            pass\n",
         "tests/test_extract.py",
@@ -192,7 +192,7 @@ PATCHES = (
     ),
     Patch(
         "what is damaged gets the name that was asked for",
-        "restore.py",
+        "restoring/restore.py",
         "staging.damaged_name(wish.target) if complaints.damaged else wish.target",
         "wish.target",
         "tests/test_restore.py tests/test_chunks.py",

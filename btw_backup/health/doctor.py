@@ -9,14 +9,16 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 
-from btw_backup import config, jobs, overview, places, process
-from btw_backup.addresses import Address
+from btw_backup import places, process
 from btw_backup.clock import STAMP, moment_of
+from btw_backup.configuration import config, jobs
+from btw_backup.configuration.addresses import Address
+from btw_backup.configuration.jobs import Job
 from btw_backup.errors import FatalUserError, NoCatalogue
-from btw_backup.findings import ERROR, OK, WARNING, Finding, judge_clock, judge_space
-from btw_backup.jobs import Job
+from btw_backup.health.findings import ERROR, OK, WARNING, Finding, judge_clock, judge_space
+from btw_backup.health.patient import Patient
+from btw_backup.inventory import overview
 from btw_backup.offsite import removals, sync
-from btw_backup.patient import Patient
 from btw_backup.sources.command import source_of
 
 VERSION_LIMIT = 30.0
@@ -58,16 +60,11 @@ def _programs(patient: Patient) -> Iterator[Finding]:
         "setpriv": ("every program that is started", True),
         "rdiff-backup": ("type rdiff", rdiff),
         "ps": ("rdiff-backup", rdiff),
-        "s3cmd": ("S3_URI_PREFIX", _uses_s3(patient)),
+        "s3cmd": ("S3_URI_PREFIX", patient.uses_s3),
     }
     for program, (purpose, needed) in wanted.items():
         yield _program(program, purpose, needed)
     yield _clients(bool(patient.databases))
-
-
-def _uses_s3(patient: Patient) -> bool:
-    others = patient.general["OFFSITE"] or {}
-    return "S3_URI_PREFIX" in patient.general or any("S3_URI_PREFIX" in entry for entry in others.values())
 
 
 def _program(program: str, purpose: str, needed: bool) -> Finding:

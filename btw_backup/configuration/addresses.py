@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from btw_backup import checks
+from btw_backup.configuration import checks
+from btw_backup.configuration.settings import BY_NAME
 from btw_backup.errors import ImproperlyConfigured
-from btw_backup.settings import BY_NAME
 
 FIRST = "s3"
 """The name of the target that ``S3_URI_PREFIX`` is."""

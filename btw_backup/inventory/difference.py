@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
-from btw_backup import listing, log, progress
+from btw_backup import log, progress
 from btw_backup.entries import Entry, Kind
 from btw_backup.errors import DamagedPart, FatalUserError
+from btw_backup.inventory import listing
 from btw_backup.keepers import Content
 from btw_backup.records import Backup
 from btw_backup.store import ENDING

@@ -16,9 +16,19 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from btw_backup import addresses
+from btw_backup.configuration import addresses
+from btw_backup.configuration.settings import (
+    BY_NAME,
+    COMMAND,
+    COMPRESSIONS,
+    DATABASE,
+    GENERAL,
+    SETTINGS,
+    TREE,
+    TYPES,
+    Setting,
+)
 from btw_backup.errors import ImproperlyConfigured, Interrupted
-from btw_backup.settings import BY_NAME, COMMAND, COMPRESSIONS, DATABASE, GENERAL, SETTINGS, TREE, TYPES, Setting
 
 __all__ = [
     "COMMAND", "COMPRESSIONS", "DATABASE", "GENERAL", "SETTINGS", "TREE", "TYPES",

@@ -6,11 +6,12 @@ from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 
-from btw_backup import config, jobs, records
+from btw_backup import records
 from btw_backup.clock import STAMP
-from btw_backup.config import Config
+from btw_backup.configuration import config, jobs
+from btw_backup.configuration.config import Config
+from btw_backup.configuration.jobs import Job
 from btw_backup.errors import FatalUserError
-from btw_backup.jobs import Job
 from btw_backup.records import Record
 
 
@@ -31,6 +32,12 @@ class Patient:
         """ROOT_PATH, if it is set and there."""
         root: Path | None = self.general["ROOT_PATH"]
         return root if root and root.is_dir() else None
+
+    @property
+    def uses_s3(self) -> bool:
+        """Whether a target is in S3."""
+        others = self.general["OFFSITE"] or {}
+        return "S3_URI_PREFIX" in self.general or any("S3_URI_PREFIX" in entry for entry in others.values())
 
     @cached_property
     def trees(self) -> list[Job]:

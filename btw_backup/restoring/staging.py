@@ -11,9 +11,9 @@ from itertools import count
 from pathlib import Path
 
 from btw_backup import files, log
-from btw_backup.descent import clean
 from btw_backup.errors import Interrupted, WouldOverwrite
-from btw_backup.extract import DAMAGED
+from btw_backup.restoring.descent import clean
+from btw_backup.restoring.extract import DAMAGED
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _KEPT_NAME = 55  # characters of the target's name in that of the folder where it is built

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from btw_backup.addresses import Address
-from btw_backup.config import Config
+from btw_backup.configuration.addresses import Address
+from btw_backup.configuration.config import Config
 from btw_backup.errors import FatalUserError
-from btw_backup.findings import ERROR, OK, WARNING, Finding
+from btw_backup.health.findings import ERROR, OK, WARNING, Finding
 from btw_backup.offsite import attack, sync
 from btw_backup.offsite.attack import Attacked
 

@@ -6,12 +6,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from btw_backup import files, flushing, log, progress, staging
+from btw_backup import files, flushing, log, progress
 from btw_backup.errors import Damaged, FatalUserError, NotFound, WouldOverwrite
-from btw_backup.filling import fill
 from btw_backup.keepers import Keeper
 from btw_backup.records import Backup
-from btw_backup.restore import members
+from btw_backup.restoring import staging
+from btw_backup.restoring.filling import fill
+from btw_backup.restoring.restore import members
 from btw_backup.stream import PIECE, read_ahead
 
 

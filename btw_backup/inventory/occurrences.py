@@ -10,9 +10,10 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from btw_backup import listing, progress
+from btw_backup import progress
 from btw_backup.entries import Entry, Kind
 from btw_backup.errors import DamagedPart
+from btw_backup.inventory import listing
 from btw_backup.keepers import Content
 from btw_backup.log import debug
 from btw_backup.progress import Advance

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from btw_backup import log, progress
-from btw_backup.addresses import Address
+from btw_backup.configuration.addresses import Address
 from btw_backup.errors import FatalUserError
 from btw_backup.offsite import storekey
 from btw_backup.offsite.parts import repository_of

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import mmh3
 
-from btw_backup import config, files, locks
-from btw_backup.config import Config
+from btw_backup import files, locks
+from btw_backup.configuration import config
+from btw_backup.configuration.config import Config
 from btw_backup.errors import FatalUserError, ImproperlyConfigured, WouldOverwrite
 
 GLOBALS = "global"

@@ -9,11 +9,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from btw_backup import listing, log
+from btw_backup import log
 from btw_backup.catalogue import journal
 from btw_backup.catalogue.journal import Run
-from btw_backup.config import Config
+from btw_backup.configuration.config import Config
 from btw_backup.errors import NoCatalogue, NotFound, UsageError
+from btw_backup.inventory import listing
 from btw_backup.places import ID_COPY, ID_FILE
 from btw_backup.store.chunks import DAMAGED, FOLDER
 

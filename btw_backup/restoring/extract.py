@@ -14,12 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from btw_backup import files
-from btw_backup.attributes import Complaints, Dresser, is_fatal
-from btw_backup.descent import Descent, Folder
 from btw_backup.entries import Entry, Kind
 from btw_backup.errors import FatalUserError
-from btw_backup.filling import Content, fill, pieces_of
 from btw_backup.log import printable
+from btw_backup.restoring.attributes import Complaints, Dresser, is_fatal
+from btw_backup.restoring.descent import Descent, Folder
+from btw_backup.restoring.filling import Content, fill, pieces_of
 from btw_backup.stream import Behind
 
 DAMAGED = b".damaged"

@@ -8,8 +8,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from btw_backup import checks
 from btw_backup.clock import seconds_of
+from btw_backup.configuration import checks
 
 COMPRESSIONS = ("zstd", "bzip2", "gzip", "xz", "none")
 GENERAL, TREE, DATABASE, COMMAND = "config.py", "a filesystem's config.py", "a database's file", "a command's file"

@@ -12,15 +12,16 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from btw_backup import files, flushing, log, progress, staging
-from btw_backup.attributes import Complaints
+from btw_backup import files, flushing, log, progress
 from btw_backup.entries import Entry, Kind
 from btw_backup.errors import TRY_ANOTHER, Damaged, DamagedPart, Incomplete, NotFound, WouldOverwrite
-from btw_backup.extract import Extraction
 from btw_backup.keepers import Content, Keeper, Report, Wanted
 from btw_backup.log import printable
 from btw_backup.records import Backup
-from btw_backup.selection import Selection, sockets_of
+from btw_backup.restoring import staging
+from btw_backup.restoring.attributes import Complaints
+from btw_backup.restoring.extract import Extraction
+from btw_backup.restoring.selection import Selection, sockets_of
 
 SHOWN = 10
 """How many names are shown of those that something is wrong with."""
@@ -66,7 +67,7 @@ def _is_empty(path: Path) -> bool:
 
 
 def _into_new(keeper: Keeper, backup: Backup, wish: Wish) -> None:
-    from btw_backup import resume  # noqa: PLC0415 - what it needs takes 0.1 s to load
+    from btw_backup.restoring import resume  # noqa: PLC0415 - what it needs takes 0.1 s to load
 
     identity = resume.identity_of(backup, wish.paths)
     with (

@@ -16,9 +16,10 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from btw_backup import files, listing, log
+from btw_backup import files, log
 from btw_backup.clock import STAMP
 from btw_backup.errors import FatalUserError, NotFound, WouldOverwrite
+from btw_backup.inventory import listing
 from btw_backup.keepers import Owe, OweRemoval, Place
 from btw_backup.records import DAMAGED, FOLDER, REMOVED, Backup
 

@@ -4,7 +4,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from btw_backup.settings import COMMAND, DATABASE, GENERAL, SETTINGS, TREE, Setting
+from btw_backup.configuration.settings import COMMAND, DATABASE, GENERAL, SETTINGS, TREE, Setting
 
 WIDTH = 100
 HEAD = """\

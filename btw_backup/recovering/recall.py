@@ -12,10 +12,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from btw_backup import files, listing, log, places, progress
-from btw_backup.addresses import FIRST, Address
+from btw_backup import files, log, places, progress
+from btw_backup.configuration.addresses import FIRST, Address
 from btw_backup.entries import Entry
 from btw_backup.errors import Damaged, FatalUserError, UsageError
+from btw_backup.inventory import listing
 from btw_backup.keepers import Place
 from btw_backup.offsite import vault
 from btw_backup.offsite.folder import Folder
@@ -23,7 +24,7 @@ from btw_backup.offsite.s3cmd import S3
 from btw_backup.offsite.sealing import Identities
 from btw_backup.offsite.vault import CHUNKS, Vault
 from btw_backup.records import FOLDER, Backup
-from btw_backup.selection import Selection
+from btw_backup.restoring.selection import Selection
 from btw_backup.store import chunks, manifest, uses
 from btw_backup.store.chunks import FORMAT_FILE, format_text
 from btw_backup.store.entry import entry_of

@@ -13,12 +13,12 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 
 from btw_backup import files, flushing
-from btw_backup.attributes import Complaints, Dresser
 from btw_backup.entries import Entry, Kind
 from btw_backup.errors import Damaged
 from btw_backup.keepers import Wanted
 from btw_backup.log import debug, printable
 from btw_backup.records import Backup
+from btw_backup.restoring.attributes import Complaints, Dresser
 from btw_backup.sources.folders import Folders
 from btw_backup.sources.reading import Parts, Regions
 from btw_backup.store.chunks import ChunkStore, store_of

@@ -10,11 +10,11 @@ from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
 
-from btw_backup import listing
 from btw_backup.errors import Damaged
+from btw_backup.inventory import listing
+from btw_backup.inventory.removal import size_below
 from btw_backup.keepers import Place
 from btw_backup.records import DAMAGED, FOLDER, REMOVED, Backup
-from btw_backup.removal import size_below
 from btw_backup.store import ENDING
 from btw_backup.store.chunks import ChunkStore
 from btw_backup.store.tally import SEVERAL, Tally

@@ -1,0 +1,1 @@
+"""What the user has set: names, values, targets and jobs."""

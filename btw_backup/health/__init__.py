@@ -1,0 +1,1 @@
+"""What could keep the next backup, or a restore, from working."""

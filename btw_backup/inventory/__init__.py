@@ -1,0 +1,1 @@
+"""What is kept, what room it takes, what differs, and what is not wanted any more."""
