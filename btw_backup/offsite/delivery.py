@@ -159,9 +159,16 @@ class Delivery:
         if doubts:
             raise ProgramFailed(f"{path}: {doubts[path]}")
         stored = there[path]
-        own = _SHA256 + hashlib.sha256((self._stage / path).read_bytes()).hexdigest()
-        self._ledger.note_single(path, Stored(stored.size, stored.checksum or own))
+        self._ledger.note_single(path, Stored(stored.size, stored.checksum or self._checksum(path)))
         (self._stage / path).unlink(missing_ok=True)
+
+    def _checksum(self, path: str) -> str:
+        """Our own of a staged file; what a run that died has sent is not staged any more, but noted."""
+        try:
+            return _SHA256 + hashlib.sha256((self._stage / path).read_bytes()).hexdigest()
+        except FileNotFoundError:
+            known = self._ledger.singles().get(path)
+            return known.checksum if known else ""
 
     def sweep(self) -> None:
         """Remove from the target what died runs left there half sent."""

@@ -167,7 +167,7 @@ def _pinning() -> Case:
     def done(world: World) -> None:
         key_is_whole(world)
         world.well("keys", "test", _key(world))
-        assert len(pins_in(_key(world))) == 1, "reported as noted, and not there"
+        assert len(pins_in(_key(world).read_text())) == 1, "reported as noted, and not there"
 
     return Case(
         "keys test --pin",
