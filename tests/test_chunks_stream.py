@@ -200,7 +200,7 @@ def test_many_generations_each_whole_by_itself(kit: Kit, content: bytes) -> None
     gone, backups = [0, 1, 4, 7], kit.backups
     for number in gone:
         backups[number].path.rename(root / f"{number}.away")
-    swept = collect(root, lambda path: None, grace=0, now=time.time() + 10, forgotten=(), wait=1)
+    swept = collect(root, lambda path: None, lambda paths: None, grace=0, now=time.time() + 10, forgotten=(), wait=1)
     assert swept.chunks
     for number in gone:
         (root / f"{number}.away").unlink()
