@@ -390,6 +390,28 @@ def test_small_files_whose_pack_is_hardly_used_are_packed_anew(btw: Installation
     assert tree_differences(tree, tmp_path / "out") == ""
 
 
+def test_what_lies_better_now_is_no_new_backup(btw: Installation, tmp_path: Path) -> None:
+    """A run that has to read again leaves the pack of which little is used; but the tree is what it was."""
+    top = tmp_path / "packed"
+    top.mkdir()
+    for number in range(20):
+        (top / f"{number}").write_bytes(random_bytes(50_000))
+    btw.tree(top, "chunks", "packed")
+    btw("fs", top, "t")
+    for number in range(15):
+        (top / f"{number}").write_bytes(random_bytes(50_000))
+    btw("fs", top, "t")
+    assert lines(manifests(btw)[-1])[-1]["wasteful"]
+    btw("fs", top, "t")
+    assert len(manifests(btw)) == 2
+    for chunk in (btw.root / ".store" / "chunks").rglob("*.zst"):
+        chunk.unlink()
+    btw("fs", top, "t", "--reread")
+    assert len(manifests(btw)) == 3, "what is gone is stored anew, and so is the backup"
+    btw("restore", "t", "out")
+    assert tree_differences(top, tmp_path / "out") == ""
+
+
 def test_the_order_of_commit(btw: Installation, tree: Path, tmp_path: Path) -> None:
     """DESIGN section 6: mark, chunks under other names, syncfs, names, folders, manifest, record."""
     trace = tmp_path / "trace"

@@ -57,8 +57,10 @@ def _write_tree(
 
     base = None if reread or not seen.reliable else latest
     produced = chunks_run.write(source, writer, base, temporary, seen)
-    same = latest and latest.record and latest.record.content == produced.content
-    return produced, bool(same and not writer.stored)  # else something of it was gone from the store
+    if not (latest and latest.record and latest.record.content == produced.content):
+        return produced, False
+    # What was stored replaces something that is gone, or only a pack of which little is used: then nothing is new.
+    return produced, not writer.stored or chunks_run.is_whole(writer.store, latest)
 
 
 def _heal(run: Run, writer: ChunkWriter) -> None:

@@ -17,7 +17,7 @@ from btw_backup.progress import Advance
 from btw_backup.records import Backup
 from btw_backup.sources import Fingerprint, Produced
 from btw_backup.sources.tree import Tree
-from btw_backup.store import manifest
+from btw_backup.store import manifest, uses
 from btw_backup.store.chunks import ChunkStore
 from btw_backup.store.entry import entry_of
 from btw_backup.store.index import Index
@@ -75,6 +75,14 @@ def write(source: Tree, writer: ChunkWriter, base: Backup | None, temporary: Pat
     return Produced(
         lines.size, sha256, content, tuple(changed.found), (*source.problems.found, *unread.found), left_out
     )
+
+
+def is_whole(store: ChunkStore, backup: Backup) -> bool:
+    """Whether the store has all chunks of the tree `backup`, so far as their headers tell; they count as used."""
+    try:
+        return all(map(store.reuse_whole, uses.chunks_of(backup.path)))
+    except (Damaged, FileNotFoundError):
+        return False
 
 
 def _previous(
