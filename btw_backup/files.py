@@ -248,16 +248,16 @@ def _temporaries(folder: Path) -> dict[str, list[Path]]:
 
 
 def remove_if_dead(path: Path, *, anybodys: bool = False) -> bool:
-    """Remove a file or a folder of ours, or of `anybodys`, that nobody has locked; whether it was."""
+    """Remove a file or a folder of ours, or a file of `anybodys`, that nobody has locked; whether it was."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return False
     try:
         status = os.fstat(descriptor)
-        if not anybodys and status.st_uid != os.geteuid():
+        if not (stat.S_ISREG(status.st_mode) or (stat.S_ISDIR(status.st_mode) and not anybodys)):
             return False
-        if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+        if not anybodys and status.st_uid != os.geteuid():
             return False
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         remove(path)

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import PATIENCE, Installation, tree_differences
+from tests.conftest import Installation, tree_differences
 from tests.faultproxy import FaultProxy, Rule
 from tests.s3 import Bucket, Server, s3_server
 
 __all__ = ["s3_server"]
 
-LIMIT = PATIENCE
+LIMIT = 150
 """Seconds that any of it may take; s3cmd is told to wait 3 for an answer, and a call of it may take 20."""
 
 FETCHING = {

@@ -22,7 +22,6 @@ BATCH_FILES, SMALL_BATCH, LARGE_BATCH = 500, 128 << 20, 512 << 20
 to send 80 MB. So batches are large where there is room to stage two of them."""
 
 _ATTEMPTS = 2
-_TOGETHER = 4  # bits of the number of a batch: so many batches are looked at by one listing
 _CHECK = "check"
 _SHA256 = "sha256:"  # a checksum of our own, of what a target has none for
 
@@ -178,7 +177,7 @@ class Delivery:
         """Look whether all that was proved is still there as it was. What is not is forgotten, and the files that need
         it are owed anew: those are given back, and chunks by their names."""
         bad: list[Ref] = []
-        for _, group in groupby(self._ledger.all_proved(), lambda one: one[0].batch >> _TOGETHER):
+        for _, group in groupby(self._ledger.all_proved(), lambda one: one[0].neighbours):
             known = dict(group)
             doubtful = self._look(known)
             if doubtful:
@@ -231,9 +230,7 @@ class Delivery:
 
     def _look(self, known: Mapping[Ref, str]) -> list[Ref]:
         """Those of the objects, of neighbouring batches, that are not there as they were."""
-        first = next(iter(known))
-        prefix = f"objects/{first.batch >> _TOGETHER:0{8 - _TOGETHER // 4}x}"
-        listing = self._target.listing(prefix, recursive=True)
+        listing = self._target.listing(next(iter(known)).neighbours, recursive=True)
         bad = [ref for ref, checksum in known.items() if not _is_as_it_was(ref, checksum, listing.get(ref.path))]
         unread = [ref for ref, checksum in known.items() if not checksum and ref not in bad]
         return [*bad, *self.read_back(unread)]

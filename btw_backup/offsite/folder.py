@@ -195,7 +195,7 @@ class Folder:
         for path in paths:
             try:
                 (self._top / path).unlink(missing_ok=True)
-                for folder in (self._top / path).relative_to(self._top).parents:
+                for folder in Path(path).parents:
                     if folder.name:
                         (self._top / folder).rmdir()
             except OSError as error:

@@ -45,6 +45,11 @@ class Ref(NamedTuple):
         """Where it is, relative to the target."""
         return f"objects/{self.batch:08x}/{self.name}"
 
+    @property
+    def neighbours(self) -> str:
+        """What the paths of the objects of sixteen batches begin with, which are looked at by one listing."""
+        return f"objects/{self.batch >> 4:07x}"
+
 
 @dataclass(frozen=True, slots=True)
 class File:

@@ -74,7 +74,7 @@ class _Removal:
 
     def _remove(self, prefix: str, paths: Iterable[str], *, recursive: bool) -> None:
         """Remove what of `paths`, which all begin with `prefix`, is there. Raises `NotOffsite`."""
-        left, why = removed(self._target, prefix, paths, recursive=recursive)
+        left, why = removals.removed(self._target, prefix, paths, recursive=recursive)
         if left:
             raise removals.not_removed(left, self._target.name, why)
 
@@ -84,17 +84,6 @@ class _Removal:
             if not folder.startswith("."):
                 there = self._target.listing(folder, recursive=True)
                 yield from ((path, stored.size) for path, stored in there.items() if path.endswith(ENDING))
-
-
-def removed(target: Target, prefix: str, paths: Iterable[str], *, recursive: bool) -> tuple[list[str], str]:
-    """Remove what of `paths`, which all begin with `prefix`, is there: what is left of it, and why."""
-    there = target.listing(prefix, recursive=recursive)
-    doomed = [path for path in paths if path in there]
-    if not doomed:
-        return [], ""
-    complaint = target.remove(doomed)
-    there = target.listing(prefix, recursive=recursive)
-    return [path for path in doomed if path in there], complaint or "it is still there"
 
 
 def _batches(debts: Sequence[Debt]) -> Iterator[Sequence[Debt]]:

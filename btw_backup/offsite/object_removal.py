@@ -20,13 +20,11 @@ from btw_backup.offsite import Target, index, removals
 from btw_backup.offsite.chain import Chain
 from btw_backup.offsite.doomed import CHUNK
 from btw_backup.offsite.ledger import Ledger
-from btw_backup.offsite.mirror_removal import removed
 from btw_backup.offsite.state import Debt, SyncState
 from btw_backup.store import ENDING, chunk_in
 
 _PATHS = 10000  # in one record
 _OBJECTS = 1000
-_TOGETHER = 4  # bits of the number of a batch: so many batches are looked at by one listing
 
 
 class ObjectRemoval:
@@ -78,12 +76,11 @@ class ObjectRemoval:
             raise removals.not_removed([debt.path for debt in due], self._target.name, why, hint)
 
     def _remove_objects(self) -> None:
-        for number, group in groupby(self._ledger.doomed.due(), lambda ref: ref.batch >> _TOGETHER):
+        for prefix, group in groupby(self._ledger.doomed.due(), lambda ref: ref.neighbours):
             refs = list(group)
-            prefix = f"objects/{number:0{8 - _TOGETHER // 4}x}"
             for start in range(0, len(refs), _OBJECTS):
                 batch = refs[start : start + _OBJECTS]
-                left, why = removed(self._target, prefix, [ref.path for ref in batch], recursive=True)
+                left, why = removals.removed(self._target, prefix, [ref.path for ref in batch], recursive=True)
                 self._ledger.doomed.gone([ref for ref in batch if ref.path not in set(left)])
                 if left:
                     raise ProgramFailed(f"{left[0]}: {why}")

@@ -31,6 +31,7 @@ from btw_backup.configuration.addresses import Address
 from btw_backup.errors import NotOffsite
 from btw_backup.keepers import OweRemoval
 from btw_backup.log import debug, warn
+from btw_backup.offsite import Target
 from btw_backup.offsite.state import REMOVE, Debt, SyncState
 from btw_backup.records import DAMAGED, FOLDER, REMOVED
 from btw_backup.store import chunk_in
@@ -102,6 +103,17 @@ def _is_known(root: str, path: str, size: int) -> bool:
         with suppress(OSError):
             return os.lstat(here).st_size == size
     return False
+
+
+def removed(target: Target, prefix: str, paths: Iterable[str], *, recursive: bool) -> tuple[list[str], str]:
+    """Remove what of `paths`, which all begin with `prefix`, is there: what is left of it, and why."""
+    there = target.listing(prefix, recursive=recursive)
+    doomed = [path for path in paths if path in there]
+    if not doomed:
+        return [], ""
+    complaint = target.remove(doomed)
+    there = target.listing(prefix, recursive=recursive)
+    return [path for path in doomed if path in there], complaint or "it is still there"
 
 
 def not_removed(left: Sequence[str], place: str, why: str, hint: str = "") -> NotOffsite:

@@ -5,6 +5,7 @@ Each target has a journal of its own: ``sync_state`` for the first, ``sync_state
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from btw_backup.keepers import Owe, OweRemoval
 if TYPE_CHECKING:
     from btw_backup.offsite import Target
     from btw_backup.offsite.debts import Owed
+    from btw_backup.offsite.objects import Objects
     from btw_backup.offsite.state import SyncState
 
 JOURNAL = "sync_state"
@@ -102,13 +104,13 @@ def scrub(address: Address, general: Config, config_dir: Path, *, percent: float
 
     Raises `Locked` if another run sends there.
     """
-    from btw_backup.offsite import objects, sampling, storekey  # noqa: PLC0415 - as above
+    from btw_backup.offsite import sampling, storekey  # noqa: PLC0415 - as above
     from btw_backup.offsite.state import PUSH, SYNC  # noqa: PLC0415 - as above
 
     noted = _prepared(config_dir, address)
-    known = storekey.private(config_dir / KNOWN)
     with locks.lock(_lock_folder(config_dir, address), exclusive=True, wait=wait):
         if address.layout == "mirror":
+            known = storekey.private(config_dir / KNOWN)
             target = target_of(address, general, config_dir)
             target.probe()
             state = known / f"{address.name}.scrub"
@@ -116,9 +118,8 @@ def scrub(address: Address, general: Config, config_dir: Path, *, percent: float
             for path in bad:
                 noted.owe(PUSH, path)
             return bad
-        target = target_of(address, general, config_dir, known / address.name)
-        target.probe()
-        with objects.opened(address, target, noted, known, general["ROOT_PATH"]) as sending:
+        with _objects(address, general, config_dir, noted) as (sending, target):
+            target.probe()
             bad = sending.scrub(percent)
         if bad:
             noted.owe(SYNC, "")
@@ -208,12 +209,8 @@ def _remove_noted(address: Address, general: Config, config_dir: Path, leaving: 
         target.probe()
         mirror_removal.remove(target, leaving, general["ROOT_PATH"])
         return
-    from btw_backup.offsite import objects, storekey  # noqa: PLC0415 - as above
-
-    known = storekey.private(config_dir / KNOWN)
-    target = target_of(address, general, config_dir, known / address.name)
-    target.probe()
-    with objects.opened(address, target, _prepared(config_dir, address), known, general["ROOT_PATH"]) as sending:
+    with _objects(address, general, config_dir, _prepared(config_dir, address)) as (sending, target):
+        target.probe()
         sending.remove(target, leaving)
 
 
@@ -230,12 +227,21 @@ def _work_off(address: Address, general: Config, config_dir: Path, noted: "SyncS
 
         Sending(target_of(address, general, config_dir), noted, general["ROOT_PATH"], verify=verify).work_off()
         return
+    with _objects(address, general, config_dir, noted) as (sending, _):
+        sending.work_off()
+
+
+@contextmanager
+def _objects(
+    address: Address, general: Config, config_dir: Path, noted: "SyncState"
+) -> Iterator[tuple["Objects", "Target"]]:
+    """What sends to a target with the layout objects, and the target."""
     from btw_backup.offsite import objects, storekey  # noqa: PLC0415 - as above
 
     known = storekey.private(config_dir / KNOWN)
     target = target_of(address, general, config_dir, known / address.name)
     with objects.opened(address, target, noted, known, general["ROOT_PATH"]) as sending:
-        sending.work_off()
+        yield sending, target
 
 
 def _prepared(config_dir: Path, address: Address) -> "SyncState":

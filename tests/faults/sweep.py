@@ -23,9 +23,6 @@ _logger = logging.getLogger("faults")
 ALL = 200
 """Steps up to which all are tried, and how many are chosen of more."""
 
-BESIDES = 60
-"""The same for the acts that are tried besides those that fail one step or kill at it."""
-
 _WRITES = ("write", "pwrite", "sendto")
 _SYNCS = ("fsync", "fdatasync", "syncfs")
 
