@@ -18,7 +18,7 @@ from btw_backup import files, process
 from btw_backup.configuration.addresses import Address
 from btw_backup.errors import ProgramFailed
 from btw_backup.log import debug
-from btw_backup.offsite import Listing, Stored, Unreachable
+from btw_backup.offsite import Listing, Stored, Unreachable, clear
 from btw_backup.offsite.complaints import PATIENT, Complaints
 from btw_backup.offsite.etags import PART, Etags
 from btw_backup.offsite.together import together
@@ -38,9 +38,6 @@ _ROW = re.compile(r"\S+ \S+ +(\d+)  (\S*) *  ([A-Z_]*) *  (s3://.*)")
 _ROW_WITH_MD5 = re.compile(r"\S+ \S+ +\d+  ([0-9a-f]{32}) *  (s3://.*)")
 _FOLDER = re.compile(r" *DIR +(s3://.*/)")
 _UPLOAD = re.compile(r"[^\t]+\t(s3://[^\t]+)\t(\S+)")
-_IN_CLEAR = re.compile(r"^\s*use_https\s*=\s*(false|no|off|0)\s*$", re.MULTILINE | re.IGNORECASE)
-_HOST = re.compile(r"^\s*host_base\s*=\s*(\S+)", re.MULTILINE)
-_HERE = re.compile(r"(127\.[0-9.]+|localhost|\[::1\])(:\d+)?$")
 _KMS = re.compile(r"^ *MD5 sum: +([0-9a-f]{32})\n *SSE: +aws:kms", re.MULTILINE)
 _FAITHFUL = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]*")
 _PATTERN = re.compile(r"[*?]")
@@ -57,6 +54,7 @@ class S3:
         self._root = os.path.realpath(root)
         self._timeout = timeout
         self._rate = address.rate
+        self._allow_http = address.allow_http
         self._hidden = ["--no-preserve"] if address.layout == "objects" else []  # else the names of users are told
         self._sse = ["--server-side-encryption"] if address.server_side_encryption else []
         self._etags = Etags(self._root)
@@ -66,6 +64,8 @@ class S3:
     def probe(self) -> None:
         """See `Target`."""
         _refuse_unprovable(self._config)
+        if not self._allow_http:
+            clear.refuse(self._config, self.name)
         try:
             self._run(["ls", "--limit=1", self.name], PROBE_LIMIT)
         except ProgramFailed as error:
@@ -244,16 +244,6 @@ class S3:
             return process.run(whole, accepted=accepted, timeout=limit, on_line=complaints.take, stdin=stdin)
         except ProgramFailed as error:
             raise complaints.explained(error) from error
-
-
-def speaks_in_clear(config: str) -> bool:
-    """Whether s3cmd's file `config` has it speak HTTP, to another machine: whoever is on the way can change answers."""
-    try:
-        text = Path(config).expanduser().read_text("utf-8", "replace")
-    except OSError:
-        return False
-    host = _HOST.search(text)
-    return bool(_IN_CLEAR.search(text)) and not (host and _HERE.match(host[1]))
 
 
 def mangled(path: str) -> str:

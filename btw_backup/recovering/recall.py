@@ -155,21 +155,22 @@ def _vault(address: Address, origin: Origin, scratch: Path) -> Vault:
     return vault.opened(target, scratch, origin.identities, origin.fingerprints)
 
 
-def address_of(text: str, s3cmd_config: str | None, known: Sequence[Address]) -> Address:
+def address_of(text: str, s3cmd_config: str | None, known: Sequence[Address], *, allow_http: bool = False) -> Address:
     """The address that somebody gives: ``s3://…``, the path of a folder, or the name of one of the targets `known`."""
     if text.startswith("s3://"):
-        configured = next((one.s3cmd_config for one in known if one.place.rstrip("/") == text.rstrip("/")), None)
-        config = s3cmd_config or configured
+        configured = next((one for one in known if one.place.rstrip("/") == text.rstrip("/")), None)
+        config = s3cmd_config or (configured.s3cmd_config if configured else "")
         if not config:
             raise UsageError(f"how to reach {text}?", "--s3cmd-config FILE tells it")
-        return Address(FIRST, text.rstrip("/") + "/", config)
+        allow_http = allow_http or bool(configured and configured.allow_http)
+        return Address(FIRST, text.rstrip("/") + "/", config, allow_http=allow_http)
     if "/" in text:
         return Address("folder", os.path.abspath(text))
     found = next((one for one in known if one.name == text), None)
     if found is None:
         names = ", ".join(one.name for one in known)
         raise UsageError(f"there is no target {text}", f"the targets are {names}" if names else "give s3://… or a path")
-    return found
+    return replace(found, allow_http=True) if allow_http else found
 
 
 def _chunks_of(backup: Backup, paths: Sequence[str]) -> list[str]:
