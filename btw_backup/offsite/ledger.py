@@ -15,8 +15,9 @@ from typing import Any
 
 from btw_backup.errors import Damaged
 from btw_backup.offsite import Stored, doomed, index
+from btw_backup.offsite.contents import Contents
 from btw_backup.offsite.doomed import CHUNK, PART, Doomed
-from btw_backup.offsite.index import File, Pending, Ref, State
+from btw_backup.offsite.index import File, Pending, Ref
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -269,16 +270,19 @@ class Ledger:
                 "UPDATE file SET state = '' WHERE path = ?", [(os.fsencode(path),) for path in paths]
             )
 
-    def adopt(self, state: State) -> None:
+    def adopt(self, contents: Contents) -> None:
         """Take over what another machine sent there, so that it need not be sent again. The chain is one of our own: if
         that machine is alive, both go on."""
+        batch = 0
         with self._connection:
-            self._set("batch", max([0, *(ref.batch for ref in _refs_in(state))]))
-            for file in state.files.values():
+            for _, file in contents.files():
+                batch = max([batch, *(part.batch for part in file.parts)])
                 if len(file.parts) == 1:
                     self._add(PART + bytes.fromhex(file.sha256), file.parts[0])
-            for chunk, ref in state.chunks.items():
+            for chunk, ref in contents.chunks():
+                batch = max(batch, ref.batch)
                 self._add(CHUNK + bytes.fromhex(chunk), ref)
+            self._set("batch", batch)
 
     def _add(self, identity: bytes, ref: Ref) -> None:
         row = (identity, ref.batch, bytes.fromhex(ref.name), ref.length, ref.stored)
@@ -286,12 +290,6 @@ class Ledger:
             "INSERT OR REPLACE INTO object (identity, batch, name, length, stored, proved) VALUES (?, ?, ?, ?, ?, 1)",
             row,
         )
-
-
-def _refs_in(state: State) -> Iterator[Ref]:
-    yield from state.chunks.values()
-    for file in state.files.values():
-        yield from file.parts
 
 
 def _ref(row: Sequence[Any]) -> Ref:

@@ -2,8 +2,9 @@
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from btw_backup import log, progress
@@ -39,16 +40,25 @@ def rebuild(vault: Vault, root: Path, below: str) -> Rebuilt:
     spared = {repository_of(path) for path in others} - {""}
     if any(True for _ in vault.chunks()):
         ChunkStore(root).open()
-    wanted = [path for path in (*vault.chunks(), *paths) if not os.path.lexists(root / path)]
-    wanted = [path for path in wanted if repository_of(path) not in spared]
-    with progress.shown(f"from {vault.name}", sum(map(vault.size, wanted))) as advance:
-        lost = vault.fetch(wanted, root, advance)
+    count = size = 0
+    for path in _wanted(vault, root, paths, spared):
+        count, size = count + 1, size + vault.size(path)
+    with progress.shown(f"from {vault.name}", size) as advance:
+        lost = vault.fetch(_wanted(vault, root, paths, spared), root, advance)
     for path, why in list(lost.items())[:_SHOWN]:
         log.warn(f"{path}: {why}")
     for path in others[:_SHOWN]:
         log.warn(f"{path} is here, and is not what is there")
     everything = len(paths) + sum(1 for _ in vault.chunks())
-    return Rebuilt(len(wanted) - len(lost), everything - len(wanted), lost, len(others))
+    return Rebuilt(count - len(lost), everything - count, lost, len(others))
+
+
+def _wanted(vault: Vault, root: Path, paths: Iterable[str], spared: Collection[str]) -> Iterator[str]:
+    """What is not here yet: the chunks, which may be a million, and then those of `paths` outside the repositories that
+    are `spared`."""
+    for path in chain(vault.chunks(), paths):
+        if not os.path.lexists(root / path) and repository_of(path) not in spared:
+            yield path
 
 
 def _is_record(path: str) -> bool:
@@ -85,6 +95,6 @@ def adopt(vault: Vault, known: Path, address: Address) -> None:
         raise FatalUserError(f"this installation has another store key than {vault.name}", "what is here is sent anew")
     ledger = Ledger(path)
     try:
-        ledger.adopt(vault.state)
+        ledger.adopt(vault.contents)
     finally:
         ledger.close()
