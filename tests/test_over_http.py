@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from btw_backup.offsite.clear import speaks_in_clear
+from btw_backup.offsite.s3cfg import speaks_in_clear
 from btw_backup.offsite.state import SyncState
 from tests.conftest import Ended, Installation, tree_differences
 from tests.s3 import Bucket, bucket, configure, s3_server

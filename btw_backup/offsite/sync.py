@@ -230,11 +230,11 @@ def _work_off(address: Address, general: Config, config_dir: Path, noted: "SyncS
     if not noted.pending():
         return
     if address.layout == "mirror":
-        from btw_backup.offsite import clear  # noqa: PLC0415 - as above
+        from btw_backup.offsite import s3cfg  # noqa: PLC0415 - as above
         from btw_backup.offsite.sending import Sending  # noqa: PLC0415 - as above
 
         if address.allow_http is None:
-            clear.warn(address.s3cmd_config, address.place)
+            s3cfg.warn_of_http(address.s3cmd_config, address.place)
         Sending(target_of(address, general, config_dir), noted, general["ROOT_PATH"], verify=verify).work_off()
         return
     with _objects(address, general, config_dir, noted) as (sending, _):
