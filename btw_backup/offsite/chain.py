@@ -4,15 +4,22 @@ A record is noted before it is sent, and is made once: who finds one that is on 
 """
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 
 from btw_backup.clock import stamp_of, utc_now
+from btw_backup.errors import ProgramFailed
 from btw_backup.offsite import index
 from btw_backup.offsite.delivery import Delivery
 from btw_backup.offsite.doomed import STATE
 from btw_backup.offsite.index import File, Pending, Record, Ref
 from btw_backup.offsite.ledger import Ledger
 from btw_backup.store import chunk_in
+
+_TAKEN = (
+    "one of them has to stop; to go on here, move ~/.btw-backup/.offsite/NAME.sqlite away: then all is sent anew, in a "
+    "chain of its own"
+)
 
 PART_SIZE = 14 << 20
 """Bytes of a file in one object: less than what s3cmd sends in one piece, however it is padded."""
@@ -92,5 +99,9 @@ class Chain:
         return self._ledger.object(identity) or self._delivery.stage(identity, piece)
 
     def _send(self, pending: Pending) -> None:
-        self._delivery.deliver_one(pending.path)
+        """Send a record. If there is another one of its number, somebody else goes on with our chain, and may have
+        removed what we take to be there: nothing is believed to be off-site then."""
+        beside = f"{os.path.dirname(pending.path)}/{pending.sequence:08x}-"
+        if others := self._delivery.deliver_one(pending.path, beside):
+            raise ProgramFailed(f"{others[0]} is there: another machine has taken over the chain of this one", _TAKEN)
         self._ledger.settle(pending)

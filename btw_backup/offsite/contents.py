@@ -5,6 +5,7 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 from btw_backup.offsite import index, state_text
@@ -110,3 +111,15 @@ class Contents:
     def _set_chunk(self, name: str, ref: Ref) -> None:
         row = (bytes.fromhex(name), ref.batch, bytes.fromhex(ref.name), ref.length, ref.stored)
         self._connection.execute("INSERT OR REPLACE INTO chunk VALUES (?, ?, ?, ?, ?)", row)
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The end of a chain: the number and digest of its newest record, when that was made, and what there is then, which
+    the vault takes over."""
+
+    chain: str
+    sequence: int
+    digest: str
+    made: str
+    contents: Contents

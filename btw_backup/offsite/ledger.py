@@ -15,9 +15,9 @@ from typing import Any
 
 from btw_backup.errors import Damaged
 from btw_backup.offsite import Stored, doomed, index
-from btw_backup.offsite.contents import Contents
-from btw_backup.offsite.doomed import CHUNK, PART, Doomed
+from btw_backup.offsite.doomed import CHUNK, Doomed
 from btw_backup.offsite.index import File, Pending, Ref
+from btw_backup.offsite.inheritance import Inheritance
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -44,6 +44,7 @@ class Ledger:
                 with self._connection:
                     self._set("chain", secrets.token_hex(8))
             self.doomed = Doomed(self._connection)
+            self.inheritance = Inheritance(self._connection)
         except sqlite3.DatabaseError as error:
             self._connection.close()
             raise Damaged(f"{path} cannot be used: {error}", "move it away: then everything is sent anew") from error
@@ -269,27 +270,6 @@ class Ledger:
             self._connection.executemany(
                 "UPDATE file SET state = '' WHERE path = ?", [(os.fsencode(path),) for path in paths]
             )
-
-    def adopt(self, contents: Contents) -> None:
-        """Take over what another machine sent there, so that it need not be sent again. The chain is one of our own: if
-        that machine is alive, both go on."""
-        batch = 0
-        with self._connection:
-            for _, file in contents.files():
-                batch = max([batch, *(part.batch for part in file.parts)])
-                if len(file.parts) == 1:
-                    self._add(PART + bytes.fromhex(file.sha256), file.parts[0])
-            for chunk, ref in contents.chunks():
-                batch = max(batch, ref.batch)
-                self._add(CHUNK + bytes.fromhex(chunk), ref)
-            self._set("batch", batch)
-
-    def _add(self, identity: bytes, ref: Ref) -> None:
-        row = (identity, ref.batch, bytes.fromhex(ref.name), ref.length, ref.stored)
-        self._connection.execute(
-            "INSERT OR REPLACE INTO object (identity, batch, name, length, stored, proved) VALUES (?, ?, ?, ?, ?, 1)",
-            row,
-        )
 
 
 def _ref(row: Sequence[Any]) -> Ref:

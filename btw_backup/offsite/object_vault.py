@@ -11,7 +11,7 @@ from pathlib import Path
 from btw_backup import files, log
 from btw_backup.errors import Damaged, FatalUserError
 from btw_backup.offsite import Target, bucket, index, trusted
-from btw_backup.offsite.contents import Contents
+from btw_backup.offsite.contents import Contents, Head
 from btw_backup.offsite.index import File, Record, Ref
 from btw_backup.offsite.sealing import Identities
 from btw_backup.offsite.vault import AT_ONCE, CHUNKS, batches, check_chunk_path, fetched, put
@@ -35,18 +35,6 @@ class _Found:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
-    """The end of a chain: the number and digest of its newest record, when that was made, and what there is then, which
-    the vault takes over."""
-
-    chain: str
-    sequence: int
-    digest: str
-    made: str
-    contents: Contents
-
-
 class ObjectVault:
     """What `target` holds. Contract: `Vault`. Raises `Damaged` if nothing of it can be proved."""
 
@@ -61,10 +49,10 @@ class ObjectVault:
         objects = self._objects({path: path.rpartition("/")[2] for path in keys})
         self.keys = trusted.store_keys(self.name, objects, identities, pins, self.problems)
         self._foreign: set[_Found] = set()  # of the chain that is read: what is encrypted to other keys
-        self._closed: list[str] = []
+        self.closed: list[str] = []  # problems of chains that open with none of the keys
         self.heads = sorted(self._chains(), key=lambda head: (head.made, head.chain))
         if not self.heads:
-            why = [*self.problems, *self._closed][:3]
+            why = [*self.problems, *self.closed][:3]
             raise Damaged(f"{self.name}: none of its records can be believed: {'; '.join(why)}")
         self.contents = self.heads[0].contents
         for head in self.heads[1:]:
@@ -112,7 +100,7 @@ class ObjectVault:
             if head:
                 yield head
             elif self._foreign >= set(records):
-                self.problems, self._closed = self.problems[:known], self.problems[known:]
+                self.problems, self.closed = self.problems[:known], self.problems[known:]
                 log.warn(f"{self.name}: {len(records)} records of an earlier time open with none of the keys given")
 
     def _head(self, found: Sequence[_Found]) -> Head | None:
