@@ -1,6 +1,7 @@
 """The child that looks at a tree from the other end: what it looks at, and that it is never left behind."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from btw_backup.sources import Fingerprint
 from btw_backup.sources.ahead import LookAhead
 from btw_backup.sources.memory import Remembered
 from btw_backup.sources.rules import Rules, rules_of
+from btw_backup.sources.scouts import Scouts
 from btw_backup.sources.tree import Tree
 from tests.conftest import PATIENCE, REPOSITORY, Installation
 
@@ -62,11 +64,46 @@ def test_one_core_is_left_to_the_walk() -> None:
 
 def test_it_is_gone_when_it_is_stopped(wide: Path) -> None:
     ahead = LookAhead(str(wide), RULES)
-    child = ahead._child
+    assert ahead._scouts
+    children = [ahead._child, *ahead._scouts._children]
     ahead.stop()
     ahead.stop()
-    with pytest.raises(ChildProcessError):
-        os.waitpid(child, os.WNOHANG)
+    for child in children:
+        with pytest.raises(ChildProcessError):
+            os.waitpid(child, os.WNOHANG)
+
+
+def ways_of_scouts(tree: Path, trace: Path) -> list[str]:
+    """The folders that each of the scouts opened, in that order."""
+    code = (
+        "import os, sys; from btw_backup.sources.rules import rules_of; from btw_backup.sources.scouts import Scouts\n"
+        "rules = rules_of(sys.argv[1], ('left out',), one_file_system=True, skip_caches=True)\n"
+        "for child in Scouts(sys.argv[1], rules)._children: os.waitpid(child, 0)"
+    )
+    strace = ["strace", "-f", "-qq", "-e", "trace=openat", "-e", "signal=none", "-o", trace, "--"]
+    subprocess.run([*strace, sys.executable, "-c", code, tree], check=True, cwd=REPOSITORY)
+    ways: dict[str, list[str]] = {}
+    for line in trace.read_text().splitlines():
+        if found := re.fullmatch(r'(\d+) +openat\(\d+, "(.*)", .*O_DIRECTORY.*', line):
+            ways.setdefault(found[1], []).append(found[2])
+    return sorted(map(" ".join, ways.values()))
+
+
+def test_scouts_end_where_all_is_in_memory(wide: Path, tmp_path: Path) -> None:
+    for _ in os.walk(wide):
+        pass
+    ways = ways_of_scouts(wide, tmp_path / "trace")
+    assert len(ways) == 3 and all(len(way.split()) < 1000 for way in ways)  # of 6,000
+
+
+def test_where_scouts_go(tmp_path: Path) -> None:
+    """Forwards, from the middle on, and backwards; not into what is left out."""
+    for path in ("a/x", "a/y/1", "b", "c/z", "d", "left out/inner", "tagged/inner"):
+        (tmp_path / "tree" / path).mkdir(parents=True)
+    (tmp_path / "tree" / "tagged" / "NOBACKUP-TAG").touch()
+    (tmp_path / "tree" / "a" / "file").touch()
+    ways = ways_of_scouts(tmp_path / "tree", tmp_path / "trace")
+    assert ways == ["a x y 1 b c z d tagged", "d tagged", "tagged d c z b a y 1 x"]
 
 
 def test_it_ends_with_who_started_it(wide: Path) -> None:

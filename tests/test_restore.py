@@ -12,12 +12,13 @@ import struct
 import subprocess
 import termios
 import time
+from itertools import count
 from pathlib import Path
 
 import pytest
 
 from tests import hostile, torture
-from tests.conftest import PATIENCE, Installation, peak_memory, random_bytes, tree_differences
+from tests.conftest import PATIENCE, REPOSITORY, Installation, peak_memory, random_bytes, tree_differences
 
 
 @pytest.fixture
@@ -335,6 +336,23 @@ def test_interrupted(btw: Installation, big: Path, tmp_path: Path) -> None:
     process.send_signal(signal.SIGTERM)
     process.communicate()
     assert (process.returncode, leftovers(tmp_path)) in ((143, []), (0, []))
+
+
+def test_interrupted_while_it_makes_a_folder(btw: Installation, source: Path, tmp_path: Path) -> None:
+    btw.tree(source, "tar")
+    btw("fs", source, "t")
+    for number in count(1):
+        process = btw.start("--version")
+        process.communicate()
+        inject = ["-e", "trace=mkdir", "-e", f"inject=mkdir:signal=TERM:when={number}"]
+        command = ["strace", "-qq", "-o", "/dev/null", *inject, *process.args[:-1], "restore", "t", "out"]  # type: ignore[index]
+        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+        ended = subprocess.run(command, cwd=tmp_path, env=environment, check=False)
+        assert (ended.returncode, leftovers(tmp_path)) in ((-signal.SIGTERM, []), (143, []), (0, []))
+        if not ended.returncode:
+            break
+    assert number > 1  # at least one was interrupted
+    assert tree_differences(source, tmp_path / "out") == ""
 
 
 def test_setgid_and_default_acl_of_the_parent_do_not_leak(btw: Installation, kept: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import re
+import signal
 import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -33,20 +34,26 @@ def private_folder(target: Path, identity: str = "") -> Iterator[tuple[Path, int
     interrupted, for `left_by` to find it.
     """
     sweep(target)  # also because who died may have had our number, as in a container
-    path, descriptor = _made(target, identity)
+    path, descriptor = None, -1
     stays = False
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
+        try:
+            path, descriptor = _made(target, identity)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)  # who interrupts us now finds what is to be removed
         clean(descriptor)
         yield path, descriptor
     except Interrupted:
-        stays = bool(identity) and os.path.lexists(path)
+        stays = bool(identity) and path is not None and os.path.lexists(path)
         if stays:
             log.warn(f"{path} holds what was restored so far", "restore it again to go on there, or remove that folder")
         raise
     finally:
-        os.close(descriptor)
-        if not stays:
-            files.remove(path)
+        if path:
+            os.close(descriptor)
+            if not stays:
+                files.remove(path)
 
 
 def _made(target: Path, identity: str) -> tuple[Path, int]:

@@ -12,20 +12,16 @@ deep, it only looks. Memory: the names in one folder, a batch, and where each ba
 
 import marshal
 import os
-import signal
 import stat
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from btw_backup.sources.memory import ENCODING, Looks, Packed, anonymous_file
 from btw_backup.sources.rules import Rules
+from btw_backup.sources.scouts import DEEPEST, Scouts, end_child, start_child
 from btw_backup.sources.walk import Problems, Seen, names_of, opened
-
-_DEEPEST = 100
-"""Levels that are entered; one descriptor each is open."""
 
 _AT_LEAST, _AT_MOST = 256, 4096
 """Entries of a batch: where the walk may end, a batch begins with a folder, so it may have more than the least."""
@@ -56,9 +52,12 @@ class LookAhead:
         self._end = 0
         self._file: BinaryIO | None = None
         self._child = 0
+        self._scouts: Scouts | None = None
         if len(os.sched_getaffinity(0)) > 1:
             self._file = anonymous_file(scratch) if scratch else None
-            self._child = _start(source, rules, self._file)
+            looker = _Looker(rules, self._file)
+            self._child = start_child(source, looker.look)
+            self._scouts = Scouts(source, rules)
 
     def begins_at(self, path: str) -> bool:
         """Whether all from the folder `path` to the end of the tree has been seen, and was remembered."""
@@ -84,43 +83,34 @@ class LookAhead:
         """End it; the walk has been where it was going."""
         child, self._child = self._child, 0
         if child:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-
-
-def _start(source: str, rules: Rules, file: BinaryIO | None) -> int:
-    parent = os.getpid()
-    child = os.fork()
-    if child == 0:
-        try:
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                signal.signal(number, signal.SIG_DFL)
-            with suppress(OSError, MemoryError):
-                top = os.open(source, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-                _Looker(os.fstat(top).st_dev, rules, parent, file).look_below(top, "")
-        finally:
-            os._exit(0)
-    return child
+            end_child(child)
+        if self._scouts:
+            self._scouts.stop()
 
 
 class _Looker:
-    """Looks at a tree, the last names first, as long as the process `parent` is there; remembers it in `file`."""
+    """Looks at a tree, the last names first, as long as the process that made it is there; remembers it in `file`."""
 
-    def __init__(self, device: int, rules: Rules, parent: int, file: BinaryIO | None) -> None:
-        self._device = device
+    def __init__(self, rules: Rules, file: BinaryIO | None) -> None:
+        self._device = -1
         self._rules = rules
-        self._parent = parent
+        self._parent = os.getpid()
         self._file = file
         self._problems = Problems()
         self._looks = Looks()
         self._size = self._newest = 0
         self._sockets: list[Mapping[str, Any]] = []
 
+    def look(self, top: int) -> None:
+        """Look at all that is below the open folder `top`."""
+        self._device = os.fstat(top).st_dev
+        self.look_below(top, "")
+
     def look_below(self, folder: int, prefix: str) -> None:
         """Look at what is in the open `folder`, and below it."""
         if os.getppid() != self._parent:
             os._exit(0)
-        if prefix.count("/") > _DEEPEST:
+        if prefix.count("/") > DEEPEST:
             self._file = None
             return
         for name in reversed(names_of(folder, self._rules)):

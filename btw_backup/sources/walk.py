@@ -119,11 +119,15 @@ def _names(folder: int, prefix: str, rules: Rules, problems: Problems) -> list[s
 def names_of(folder: int, rules: Rules) -> list[str]:
     """The names in the open `folder` in the order of the walk; of one with a tag only that."""
     names = os.listdir(folder)
-    tag = rules.tag_among(folder, names) if "NOBACKUP-TAG" in names or "CACHEDIR.TAG" in names else None
-    if tag:
+    if tag := tagged(folder, names, rules):
         return [tag]
     names.sort()
     return names
+
+
+def tagged(folder: int, names: list[str], rules: Rules) -> str | None:
+    """The tag among the `names` of the open `folder` that leaves out the rest of it, if any."""
+    return rules.tag_among(folder, names) if "NOBACKUP-TAG" in names or "CACHEDIR.TAG" in names else None
 
 
 def _allow_many_open_files() -> None:
