@@ -6,13 +6,12 @@ from pathlib import Path
 
 from btw_backup import files
 from btw_backup.offsite import bucket, storekey
-from btw_backup.offsite.chain import Chain
+from btw_backup.offsite.chain import MOST_CHUNKS, Chain
 from btw_backup.offsite.delivery import Delivery
 from btw_backup.offsite.doomed import CHUNK
 from btw_backup.offsite.folder import Folder
 from btw_backup.offsite.index import Ref
 from btw_backup.offsite.ledger import Ledger
-from btw_backup.offsite.objects import MOST_CHUNKS
 from btw_backup.offsite.sealing import sealing
 from tests.many import name_of
 

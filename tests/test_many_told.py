@@ -14,8 +14,8 @@ from tests.many import make_chunks, unsynced
 
 FEW, MANY = 100, 50_000
 LEAST = 300
-"""Bytes of memory that each chunk more may take: in a dictionary it takes 700. What is read at once, 14 MB of a state at
-most, and what SQLite keeps in memory, 2 MB a file, is less than that for so many."""
+"""Bytes of memory that each chunk more may take: in a dictionary it takes 700. What is read at once, 14 MB of a state
+at most, and what SQLite keeps in memory, 2 MB a file, is less than that for so many."""
 
 SILENT: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 

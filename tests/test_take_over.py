@@ -3,12 +3,24 @@
 import json
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import Installation, random_bytes, tree_differences
+from btw_backup.offsite.ledger import Ledger
+from tests.conftest import REPOSITORY, Installation, random_bytes, tree_differences
 from tests.test_removed_offsite import Place, folder_place, listed, live, stored, three_backups
+from tests.test_targets import files_below
+
+
+WITHOUT_SQLITE = """
+import runpy, sys
+sys.modules["sqlite3"] = None
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+"""Some builds of Python lack it."""
 
 
 @pytest.fixture
@@ -68,6 +80,9 @@ def test_what_is_removed_by_the_new_machine_goes(btw: Installation, source: Path
     assert tree_differences(btw.top / "big", nas.restored("big")) == ""
     script = ["/usr/bin/python3", nas.folder / "RESTORE.py", "--identity", nas.key, btw.top / "rebuilt"]
     subprocess.run([str(word) for word in script], check=True)
+    without = [script[0], "-c", WITHOUT_SQLITE, *script[1:-1], btw.top / "rebuilt-without"]
+    subprocess.run([str(word) for word in without], check=True)
+    assert files_below(btw.top / "rebuilt") == files_below(btw.top / "rebuilt-without")
     for path in sorted((btw.top / "rebuilt").rglob("*.zst")):
         assert path.read_bytes() == (new.root / path.relative_to(btw.top / "rebuilt")).read_bytes()
 
@@ -135,3 +150,38 @@ def test_what_cannot_be_taken_over(btw: Installation, source: Path, nas: Place) 
     assert "the records of several machines" in twice(*options, status=1).err
     assert not (twice.config_dir / ".offsite/nas.sqlite").exists()
     assert len(json.loads(twice("--json", "list").out)) == 3
+
+
+def test_what_was_imported_is_told_in_several_records(btw: Installation, source: Path, nas: Place) -> None:
+    """Without taking over, in a chain of its own; so that no record takes much memory."""
+    (source / "big").write_bytes(random_bytes(20 << 20))
+    btw.tree(source, "chunks", "www")
+    btw("fs", source, "www")
+    new = machine(btw, "new")
+    new("import", "--from", "nas", "--identity", nas.key)
+    known = Ledger(new.config_dir / ".offsite/nas.sqlite")
+    untold = len(known.new_chunks(1000))
+    assert untold > 6
+    code = (
+        "import sys; from btw_backup.offsite import chain; chain.MOST_CHUNKS = 3\n"
+        "from btw_backup.cli import main; sys.exit(main())"
+    )
+    command = [sys.executable, "-c", code, "--config-dir", new.config_dir, "sync"]
+    subprocess.run(command, check=True, cwd=REPOSITORY, capture_output=True)
+    assert known.sequence >= untold / 3
+    assert known.new_chunks(1000) == {}
+    known.close()
+    assert nas.folder
+    for old in nas.folder.glob("index/*"):
+        if old.name != known_chain(new):
+            shutil.rmtree(old)  # all is told anew
+    assert tree_differences(source, nas.restored("www")) == ""
+
+
+def known_chain(btw: Installation) -> str:
+    """The name of its chain."""
+    ledger = Ledger(btw.config_dir / ".offsite/nas.sqlite")
+    try:
+        return ledger.chain
+    finally:
+        ledger.close()

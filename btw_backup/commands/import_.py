@@ -73,11 +73,11 @@ def _rebuild(context: Context, args: argparse.Namespace) -> None:
     places.check_identity(context.root, context.config_dir)
     below = places.place(context.root, args.file).dst if args.file else ""
     with recall.opened(origin.origin_of(context, args), context.root) as recalled:
-        rebuilt = recovery.rebuild(recalled.vault, context.root, below)
         known, place = context.config_dir / sync.KNOWN, recalled.vault.name.rstrip("/")
         found = [address for address in origin.configured(context) if address.place.rstrip("/") == place]
         if args.take_over and not found:
             raise FatalUserError(f"{place} is no target of this configuration: nothing is sent there")
+        rebuilt = recovery.rebuild(recalled.vault, context.root, below)
         for address in () if args.take_over else found:
             recovery.adopt(recalled.vault, known, address)
         context.say(f"{rebuilt.fetched} files fetched from {recalled.vault.name}; {rebuilt.known} there already")

@@ -24,6 +24,9 @@ _TAKEN = (
 PART_SIZE = 14 << 20
 """Bytes of a file in one object: less than what s3cmd sends in one piece, however it is padded."""
 
+MOST_CHUNKS = 20_000
+"""That one record tells."""
+
 RECORDS, RECORD_BYTES = 200, 4 << 20
 """When the records since the last state are more, or larger than this and than that state, there is a new state."""
 
@@ -43,15 +46,23 @@ class Chain:
 
     def tell(self, found: Mapping[str, tuple[str, File]], removed: Sequence[str]) -> None:
         """Tell what arrived: files with what they looked like, and all new chunks; and what was replaced."""
-        new = self._ledger.new_chunks()
+        new = self._new_chunks()
         if found or removed or new or self._ledger.meta("state_wanted"):
             self._send(self._made(found, tuple(dict.fromkeys(removed)), new, frees=False))
 
     def tell_removal(self, paths: Sequence[str]) -> None:
         """Tell that these files and chunks are not there any more; what nothing needs then is doomed."""
         gone = set(map(chunk_in, paths))
-        new = {name: ref for name, ref in self._ledger.new_chunks().items() if name not in gone}
+        new = {name: ref for name, ref in self._new_chunks().items() if name not in gone}
         self._send(self._made({}, tuple(paths), new, frees=True))
+
+    def _new_chunks(self) -> dict[str, Ref]:
+        """The chunks that the next record has to tell. If they are too many, as after an import, others tell most of
+        them before: a record is read as a whole."""
+        while len(new := self._ledger.new_chunks(MOST_CHUNKS + 1)) > MOST_CHUNKS:
+            new.popitem()
+            self._send(self._made({}, (), new, frees=False))
+        return new
 
     def _made(
         self, found: Mapping[str, tuple[str, File]], removed: tuple[str, ...], new: dict[str, Ref], *, frees: bool
@@ -75,7 +86,7 @@ class Chain:
         self._delivery.write(path, content)
         size = state.size if state else None
         pending = Pending(path, sequence, digest, len(content), dict(found), removed, size)
-        return self._ledger.set_pending(pending, frees=frees)
+        return self._ledger.set_pending(pending, new, frees=frees)
 
     def _state_is_due(self) -> bool:
         count, size = self._ledger.since

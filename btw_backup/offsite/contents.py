@@ -4,10 +4,11 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from btw_backup.errors import FatalUserError
 from btw_backup.offsite import index, state_text
 from btw_backup.offsite.index import File, Record, Ref
 from btw_backup.store import chunk_in
@@ -27,6 +28,15 @@ class Contents:
         self._path = path
         self._connection = sqlite3.connect(path)
         self._connection.executescript(_TABLES)
+
+    @staticmethod
+    @contextmanager
+    def room_for(scratch: Path) -> Iterator[None]:
+        """Say it if there is none in `scratch`, where such files are made while the block lasts."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise FatalUserError(f"what is there cannot be noted in {scratch}: {error}", "make room") from error
 
     def clear(self) -> None:
         """Forget it all."""

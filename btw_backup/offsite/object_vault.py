@@ -50,13 +50,14 @@ class ObjectVault:
         self.keys = trusted.store_keys(self.name, objects, identities, pins, self.problems)
         self._foreign: set[_Found] = set()  # of the chain that is read: what is encrypted to other keys
         self.closed: list[str] = []  # problems of chains that open with none of the keys
-        self.heads = sorted(self._chains(), key=lambda head: (head.made, head.chain))
+        with Contents.room_for(scratch):
+            self.heads = sorted(self._chains(), key=lambda head: (head.made, head.chain))
+            for head in self.heads[1:]:
+                self.heads[0].contents.take(head.contents)
         if not self.heads:
             why = [*self.problems, *self.closed][:3]
             raise Damaged(f"{self.name}: none of its records can be believed: {'; '.join(why)}")
         self.contents = self.heads[0].contents
-        for head in self.heads[1:]:
-            self.contents.take(head.contents)
 
     def paths(self) -> Iterable[str]:
         """See `Vault`."""

@@ -12,6 +12,7 @@ from btw_backup import log, progress
 from btw_backup.configuration.addresses import Address
 from btw_backup.errors import FatalUserError
 from btw_backup.offsite import storekey
+from btw_backup.offsite.contents import Contents
 from btw_backup.offsite.index import File
 from btw_backup.offsite.parts import repository_of
 from btw_backup.offsite.vault import Vault
@@ -95,7 +96,7 @@ def adopt(vault: Vault, known: Path, address: Address) -> None:
         return
     if not storekey.adopt(known, vault.keys[-1]):
         raise FatalUserError(f"this installation has another store key than {vault.name}", "what is here is sent anew")
-    with closing(Ledger(path)) as ledger:
+    with Contents.room_for(known), closing(Ledger(path)) as ledger:
         ledger.inheritance.build_on(vault.contents)
 
 
@@ -116,7 +117,7 @@ def succeed(vault: Vault, known: Path, address: Address, root: Path) -> None:
     if path.exists() or not storekey.adopt(known, vault.keys[-1]):
         hint = f"to take it over after all, remove {path} and store-key beside it, if nothing else needs them"
         raise FatalUserError(f"this machine has sent to {vault.name}, or elsewhere, already", hint)
-    with closing(Ledger(path)) as ledger:
+    with Contents.room_for(known), closing(Ledger(path)) as ledger:
         ledger.inheritance.succeed(vault.heads[0], lambda path, file: _looks(root / path, file))
 
 

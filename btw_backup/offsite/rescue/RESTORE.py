@@ -25,6 +25,7 @@ try:
 except ImportError:  # then memory has to do
     sqlite3 = None  # type: ignore[assignment]
 
+FAILURES = (OSError, ValueError, KeyError, TypeError) + ((sqlite3.Error,) if sqlite3 else ())
 VERSION = 1
 AGE = b"age-encryption.org/v1\n"
 LARGEST = 1 << 30
@@ -454,7 +455,7 @@ def main() -> int:
     except Stopped as stop:
         say(str(stop))
         return stop.status
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except FAILURES as error:
         say(str(error))
         return 1
     except KeyboardInterrupt:
