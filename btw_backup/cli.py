@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import resource
 import signal
 import sys
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from btw_backup import __version__, log, progress
+from btw_backup import __version__, cores, log, progress
 from btw_backup.commands import NAMES, command
 from btw_backup.commands.command import Command, Context, duration
 from btw_backup.errors import FatalUserError, Interrupted
@@ -46,7 +45,7 @@ def run() -> NoReturn:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status."""
     os.umask(0o077)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    cores.refuse()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt)

@@ -8,6 +8,7 @@
       ProgramFailed               1   a program that we invoke failed, was killed, or ran out of time
         MissingProgram            1   a program that we invoke is not installed
         TimedOut                  1   a program that we invoked ran out of time and was killed
+          TooSlow                 1   it got on too slowly
       NotFound                    1   no such backup, path or destination
       WouldOverwrite              1   something is already where the result should go
       NoCatalogue                 1   the catalogue cannot be used; files are read instead
@@ -60,6 +61,10 @@ class MissingProgram(ProgramFailed):
 
 class TimedOut(ProgramFailed):
     """A program that we invoked ran out of time and was killed."""
+
+
+class TooSlow(TimedOut):
+    """A program that we invoked got on too slowly and was killed."""
 
 
 class NotFound(FatalUserError):

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, BinaryIO
 
-from btw_backup.errors import MissingProgram, ProgramFailed, TimedOut
+from btw_backup.errors import MissingProgram, ProgramFailed, TimedOut, TooSlow
 from btw_backup.log import debug, printable
 
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -167,6 +167,15 @@ def _drain(
             del last_lines[:-_KEPT_LINES]
 
 
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How fast a program has to get on: what `done` tells grows by `least` in `seconds`."""
+
+    done: Callable[[], int]
+    least: int
+    seconds: float
+
+
 def run(
     command: Sequence[str | bytes],
     *,
@@ -175,10 +184,15 @@ def run(
     cwd: str | None = None,
     stdin: int | IO[bytes] | None = None,
     timeout: float | None = None,
+    pace: Pace | None = None,
     on_line: Callable[[bytes], bool | None] | None = None,
 ) -> bytes:
     """Run `command` to its end and give back what it printed. Raises `ProgramFailed`, `MissingProgram`."""
-    with started(command, env=env, cwd=cwd, stdin=stdin, on_line=on_line) as child, time_limit(child, timeout):
+    with (
+        started(command, env=env, cwd=cwd, stdin=stdin, on_line=on_line) as child,
+        time_limit(child, timeout),
+        _pace_kept(child, pace),
+    ):
         output = child.stdout.read()
         child.finish(accepted)
         return output
@@ -206,3 +220,32 @@ def time_limit(child: Child, seconds: float | None) -> Iterator[None]:
         raise
     finally:
         watchdog.cancel()
+
+
+@contextmanager
+def _pace_kept(child: Child, pace: Pace | None) -> Iterator[None]:
+    """Kill `child` when it gets on more slowly than that, and then say so."""
+    if pace is None:
+        yield
+        return
+    ended, was_slow = threading.Event(), threading.Event()
+
+    def watch() -> None:
+        before = pace.done()
+        while not ended.wait(pace.seconds):
+            now = pace.done()
+            if now - before < pace.least:
+                was_slow.set()
+                child.kill()
+                return
+            before = now
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    except ProgramFailed:
+        if was_slow.is_set():
+            raise TooSlow(f"{child.name} got next to nothing within {pace.seconds:g} s and was killed") from None
+        raise
+    finally:
+        ended.set()

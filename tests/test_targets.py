@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from btw_backup.configuration.addresses import Address
 from btw_backup.configuration.checks import bandwidth
 from btw_backup.offsite.debts import Owed, touches
-from btw_backup.offsite.s3cmd import speaks_in_clear
 from btw_backup.offsite.state import SyncState
 from tests.conftest import REPOSITORY, Installation, tree_differences
 from tests.faultproxy import FaultProxy, Rule
@@ -299,20 +298,3 @@ def test_bandwidth_by_the_hour() -> None:
 def test_what_is_owed_of_a_path(owed: list[str], path: str) -> None:
     """As fast as it is for many, it is the same as asking of each."""
     assert Owed(owed).touches(path) == any(touches(path, each) for each in owed)
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("use_https = False\nhost_base = minio.example.org:9000\n", True),
-        ("use_https = False\nhost_base = 127.0.0.1:9000\n", False),
-        ("use_https = no\nhost_base = localhost\n", False),
-        ("use_https = no\nhost_base = localhost.evil.example\n", True),
-        ("use_https = True\nhost_base = minio.example.org\n", False),
-        ("host_base = minio.example.org\n", False),
-    ],
-)
-def test_plain_http_is_noticed(tmp_path: Path, text: str, expected: bool) -> None:
-    """T5: but to this machine."""
-    (tmp_path / "s3cfg").write_text(text)
-    assert speaks_in_clear(str(tmp_path / "s3cfg")) == expected

@@ -11,6 +11,8 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -19,8 +21,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from btw_backup import process
+from btw_backup.errors import TooSlow
 from btw_backup.offsite.state import SyncState
-from tests.conftest import REPOSITORY, Installation, random_bytes
+from tests.conftest import REPOSITORY, Installation, random_bytes, tree_differences
 from tests.faultproxy import FaultProxy, Rule
 from tests.s3 import Bucket, bucket, configure, proxy, s3_server
 
@@ -57,10 +61,10 @@ def sent(btw: Installation, bucket: Bucket) -> None:
 
 def test_f77_no_such_name(btw: Installation, source: Path, bucket: Bucket) -> None:
     """DNS: a name that there is not."""
-    configure(btw, bucket)
+    configure(btw, bucket, ALLOW_HTTP=True)
     config = btw.top / "s3cmd.conf"
     config.write_text(config.read_text().replace("127.0.0.1", "s3.nowhere.invalid"))
-    assert "not at s3://" in unsent(btw, source)
+    assert "ame or service not known" in unsent(btw, source)
     sent(btw, bucket)
 
 
@@ -123,6 +127,82 @@ def test_f79_a_byte_a_second(btw: Installation, source: Path, bucket: Bucket, pr
     proxy.rules = [Rule("GET", "", "drip")]
     assert "s3cmd did not end within" in unsent(btw, source)
     sent(btw, bucket)
+
+
+# What is fetched
+
+IMPATIENT = """
+import sys
+from btw_backup.offsite import s3cmd
+s3cmd.STALLED = 2.0
+from btw_backup.cli import main
+sys.exit(main())
+"""
+
+
+@dataclass
+class Drip:
+    """A backup in S3, and the same in a folder; what is fetched from S3 drips."""
+
+    btw: Installation
+    source: Path
+    proxy: FaultProxy
+
+    def restore(self, *origins: object) -> tuple[int, str]:
+        """The status, and what was said; it may take a while, but ends."""
+        command = [sys.executable, "-c", IMPATIENT, "--config-dir", self.btw.config_dir, "restore", "www"]
+        command += [self.btw.top / "out", *(word for each in origins for word in ("--from", each))]
+        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "HOME": str(self.btw.top)}
+        ended = subprocess.run(
+            [*map(os.fspath, command)], check=False, capture_output=True, text=True, env=environment, timeout=BUDGET
+        )
+        return ended.returncode, ended.stderr
+
+
+@pytest.fixture(params=["mirror", "objects"])
+def drip(request: pytest.FixtureRequest, btw: Installation, source: Path, bucket: Bucket, proxy: FaultProxy) -> Drip:
+    """With each layout."""
+    nas = btw.top / "nas"
+    nas.mkdir()
+    settings = {"LAYOUT": request.param, "OFFSITE": {"nas": {"PATH": str(nas)}}}
+    configure(btw, bucket, proxy.port, **settings)
+    (source / "more").write_bytes(random_bytes(1 << 20))
+    btw.tree(source)
+    btw("fs", source, "www")
+    dripping = "/backups/www/2" if request.param == "mirror" else "/backups/objects/"
+    proxy.rules = [Rule("GET", dripping, "drip")]
+    return Drip(btw, source, proxy)
+
+
+def test_f79_what_drips_once_is_fetched_again(drip: Drip) -> None:
+    """By another call."""
+    drip.proxy.rules[0].last = 1
+    status, _ = drip.restore("s3")
+    assert status == 0
+    assert tree_differences(drip.source, drip.btw.top / "out") == ""
+
+
+def test_f79_what_drips_for_ever_is_given_up(drip: Drip) -> None:
+    """The target is named, and nothing is left; the next one is asked, if there is one."""
+    status, err = drip.restore("s3")
+    assert status == 1
+    assert "backups/ answers too slowly, twice: s3cmd got next to nothing within 2 s" in err
+    assert not [path for path in drip.btw.top.iterdir() if "out" in path.name or ".tmp" in path.name]
+    status, err = drip.restore("s3", "nas")
+    assert status == 0
+    assert "the next target is asked" in err
+    assert tree_differences(drip.source, drip.btw.top / "out") == ""
+
+
+@pytest.mark.parametrize(("least", "is_slow"), [(10, False), (10_000, True)])
+def test_f79_what_is_merely_slow_arrives(tmp_path: Path, least: int, is_slow: bool) -> None:
+    """A program that gets on is left alone, however long it takes."""
+    (out := tmp_path / "out").touch()
+    pace = process.Pace(lambda: out.stat().st_size, least, 2.0)
+    script = "for each in $(seq 50); do echo 1234567890 >>out; sleep 0.1; done"
+    with pytest.raises(TooSlow) if is_slow else nullcontext():
+        process.run(["sh", "-c", script], cwd=str(tmp_path), pace=pace)
+    assert (out.stat().st_size < 550) == is_slow
 
 
 def test_f78_every_second_request_dies(btw: Installation, source: Path, bucket: Bucket, proxy: FaultProxy) -> None:

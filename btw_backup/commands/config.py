@@ -82,9 +82,10 @@ def _target(address: Address, general: Config) -> Iterator[dict[str, Any]]:
         "BANDWIDTH": address.bandwidth,
         "SERVER_SIDE_ENCRYPTION": address.server_side_encryption,
         "ALLOW_REMOVAL": address.allow_removal,
+        "ALLOW_HTTP": bool(address.allow_http),
     }
     for name, value in said.items():
-        if value or name in ("LAYOUT", "ENCRYPT_TO", "SERVER_SIDE_ENCRYPTION", "ALLOW_REMOVAL"):
+        if value or name in ("LAYOUT", "ENCRYPT_TO", "SERVER_SIDE_ENCRYPTION", "ALLOW_REMOVAL", "ALLOW_HTTP"):
             row = {"job": f"target {address.name}", "source": address.place, "setting": name}
             yield {**row, "value": _plain(value), "from": str(general.path)}
 

@@ -6,7 +6,9 @@ never replaced. Nothing is sent off-site by this: sync, or the next run, does.
 
 With --from it rebuilds ROOT_PATH from a target instead: all that was sent there, or what is in DST and below. What is
 here already stays; so chunks that scrub set aside, and files that were deleted here, are healed by it, too. If it was
-interrupted, give the same command again.
+interrupted, give the same command again. With --take-over this machine goes on at the target, which is one of its
+configuration, in the place of the one that sent all that, which is gone for good: what is there is as if it had sent it
+itself, and what rm and cleanup remove here can be removed there, too, if ALLOW_REMOVAL says so.
 
 example:
   btw-backup import /root/etc.tar
@@ -21,7 +23,7 @@ from typing import BinaryIO
 from btw_backup import places
 from btw_backup.commands import origin
 from btw_backup.commands.command import EXCLUSIVE, Command, Context
-from btw_backup.errors import UsageError, WouldOverwrite
+from btw_backup.errors import FatalUserError, UsageError, WouldOverwrite
 from btw_backup.offsite import sync
 
 
@@ -30,6 +32,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", nargs="?", metavar="FILE", help="the export; - is standard input")
     parser.add_argument("dst", nargs="?", metavar="DST", help="another destination than that of the export")
     origin.arguments(parser)
+    parser.add_argument("--take-over", action="store_true", help="go on there in the place of a machine that is gone")
 
 
 def run(context: Context, args: argparse.Namespace) -> None:
@@ -37,6 +40,8 @@ def run(context: Context, args: argparse.Namespace) -> None:
     if args.origin:
         _rebuild(context, args)
         return
+    if args.take_over:
+        raise UsageError("--take-over goes with --from")
     if args.file is None:
         raise UsageError("what is to be imported? give a FILE, or --from TARGET")
     if args.file == "-":
@@ -63,19 +68,27 @@ def _rebuild(context: Context, args: argparse.Namespace) -> None:
 
     if args.dst is not None:
         raise UsageError("--from takes one DST at most, and keeps its name")
+    if args.take_over and (args.file or len(args.origin) > 1):
+        raise UsageError("--take-over goes with one --from, and without DST: all of it is needed")
     places.check_identity(context.root, context.config_dir)
     below = places.place(context.root, args.file).dst if args.file else ""
     with recall.opened(origin.origin_of(context, args), context.root) as recalled:
+        known, place = context.config_dir / sync.KNOWN, recalled.vault.name.rstrip("/")
+        found = [address for address in origin.configured(context) if address.place.rstrip("/") == place]
+        if args.take_over and not found:
+            raise FatalUserError(f"{place} is no target of this configuration: nothing is sent there")
         rebuilt = recovery.rebuild(recalled.vault, context.root, below)
-        for address in origin.configured(context):
-            if address.place.rstrip("/") == recalled.vault.name.rstrip("/"):
-                recovery.adopt(recalled.vault, context.config_dir / sync.KNOWN, address)
+        for address in () if args.take_over else found:
+            recovery.adopt(recalled.vault, known, address)
         context.say(f"{rebuilt.fetched} files fetched from {recalled.vault.name}; {rebuilt.known} there already")
         recalled.vault.problems += [f"{path}: {why}" for path, why in rebuilt.lost.items()]
         recalled.check()
         if rebuilt.others:
             number = f"{rebuilt.others} file{'s' if rebuilt.others != 1 else ''}"
             raise WouldOverwrite(f"not overwritten: {number} in {context.root}, other than what is there")
+        if args.take_over:
+            recovery.succeed(recalled.vault, known, found[0], context.root)
+            context.say(f"{place} is taken over: the machine that sent it must not send there any more")
 
 
 COMMAND = Command("import", "takes exported backups into the store", arguments, run, lock=EXCLUSIVE)

@@ -25,6 +25,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="take it from there: s3://BUCKET/PATH, a folder, or the name of a target; several are tried in turn",
     )
     parser.add_argument("--s3cmd-config", metavar="FILE", help="how to reach s3://…")
+    parser.add_argument("--allow-http", action="store_true", help="even if that is HTTP, to another machine")
     parser.add_argument(
         "--identity", action="append", default=[], type=Path, metavar="KEY", help="the file with the secret key"
     )
@@ -39,7 +40,7 @@ def origin_of(context: Context, args: argparse.Namespace) -> "Origin":
     from btw_backup.recovering import keypair, recall  # noqa: PLC0415 - what it needs takes a while to load
 
     known = configured(context)
-    found = [recall.address_of(text, args.s3cmd_config, known) for text in args.origin]
+    found = [recall.address_of(each, args.s3cmd_config, known, allow_http=args.allow_http) for each in args.origin]
     identities = Identities(args.identity)
     return recall.Origin(found, identities, [*args.fingerprint, *keypair.pins_in(identities.text)])
 

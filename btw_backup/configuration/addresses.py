@@ -17,7 +17,7 @@ FIRST = "s3"
 """The name of the target that ``S3_URI_PREFIX`` is."""
 
 _PLACES = ("S3_URI_PREFIX", "S3CMD_CONFIG", "PATH")
-_COMMON = ("ENCRYPT_TO", "LAYOUT", "BANDWIDTH", "SERVER_SIDE_ENCRYPTION", "ALLOW_REMOVAL")
+_COMMON = ("ENCRYPT_TO", "LAYOUT", "BANDWIDTH", "SERVER_SIDE_ENCRYPTION", "ALLOW_REMOVAL", "ALLOW_HTTP")
 """What a target may say for itself; what it does not say is as in the general configuration."""
 
 
@@ -26,6 +26,7 @@ class Address:
     """A target: its `name`, where it is (``s3://…``, or the path of a folder), and how it wants to be treated.
 
     `encrypt_to` are public keys of age. `allow_removal`: what was removed here for good may be removed there.
+    `allow_http`: it may be spoken to over HTTP; None if nobody said so, and the old script would have done it.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Address:
     bandwidth: checks.Rates = ()
     server_side_encryption: bool = True
     allow_removal: bool = False
+    allow_http: bool | None = False
 
     def rate(self, hour: int | None = None) -> int:
         """How many bytes per second may be sent at that hour, or now; 0 is as fast as can be."""
@@ -125,13 +127,16 @@ def _address(name: str, entry: Mapping[str, Any], general: Mapping[str, Any]) ->
         return general[key] if key in general else BY_NAME[key].default
 
     encrypt_to = said("ENCRYPT_TO")
+    layout = said("LAYOUT") or ("objects" if encrypt_to else "mirror")
+    unsaid = None if name == FIRST and layout == "mirror" else False
     return Address(
         name=name,
         place=checks.folder(entry["PATH"]) if "PATH" in entry else entry["S3_URI_PREFIX"].rstrip("/") + "/",
         s3cmd_config=entry.get("S3CMD_CONFIG", ""),
-        layout=said("LAYOUT") or ("objects" if encrypt_to else "mirror"),
+        layout=layout,
         encrypt_to=encrypt_to,
         bandwidth=said("BANDWIDTH") or (),
         server_side_encryption=said("SERVER_SIDE_ENCRYPTION"),
         allow_removal=said("ALLOW_REMOVAL"),
+        allow_http=unsaid if (http := said("ALLOW_HTTP")) is None else http,
     )

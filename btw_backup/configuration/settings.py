@@ -155,8 +155,8 @@ SETTINGS = (
     Setting(
         "OFFSITE", (GENERAL,), "a dictionary of dictionaries", _targets, None, "{}",
         "further targets by their names: each has ``PATH``, or ``S3_URI_PREFIX`` and ``S3CMD_CONFIG``, and may have "
-        "its own ``LAYOUT``, ``ENCRYPT_TO``, ``BANDWIDTH``, ``SERVER_SIDE_ENCRYPTION`` and ``ALLOW_REMOVAL``. ``{}`` "
-        "says that backups stay on this machine only",
+        "its own ``LAYOUT``, ``ENCRYPT_TO``, ``BANDWIDTH``, ``SERVER_SIDE_ENCRYPTION``, ``ALLOW_REMOVAL`` and "
+        "``ALLOW_HTTP``. ``{}`` says that backups stay on this machine only",
     ),
     Setting(
         "ENCRYPT_TO", (GENERAL,), "a list of public keys of age, age1…", checks.recipients, (), "[]",
@@ -180,6 +180,11 @@ SETTINGS = (
     Setting(
         "ALLOW_REMOVAL", (GENERAL,), "True or False", _flag, False, "False",
         "whether what ``rm`` removed and ``cleanup`` freed here is removed at the targets, too; else nothing ever is",
+    ),
+    Setting(
+        "ALLOW_HTTP", (GENERAL,), "True or False", _flag, None, "True",
+        "whether s3cmd may speak HTTP to another machine, which everybody on the way can read and fake. By default it "
+        "may not, but for what the old script has sent over HTTP, which goes on with a warning",
     ),
     Setting(
         "LOCK_WAIT", (GENERAL,), "a duration", _seconds, 600.0, '"10m"',

@@ -256,7 +256,7 @@ def _target(patient: Patient, address: Address) -> Finding:
     except FatalUserError as error:
         return Finding(ERROR, "off-site", f"{address.place} does not answer: {error.message}", error.hint)
     if address.s3cmd_config:
-        from btw_backup.offsite.s3cmd import speaks_in_clear  # noqa: PLC0415 - who keeps backups here only need not
+        from btw_backup.offsite.s3cfg import speaks_in_clear  # noqa: PLC0415 - who keeps backups here only need not
 
         if speaks_in_clear(address.s3cmd_config):
             what = f"{address.place} answers, over HTTP: who is on the way reads what is not encrypted, and can lie"

@@ -4,9 +4,11 @@ A record is noted before it is sent, and is made once: who finds one that is on 
 """
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 
 from btw_backup.clock import stamp_of, utc_now
+from btw_backup.errors import ProgramFailed
 from btw_backup.offsite import index
 from btw_backup.offsite.delivery import Delivery
 from btw_backup.offsite.doomed import STATE
@@ -14,8 +16,16 @@ from btw_backup.offsite.index import File, Pending, Record, Ref
 from btw_backup.offsite.ledger import Ledger
 from btw_backup.store import chunk_in
 
+_TAKEN = (
+    "one of them has to stop; to go on here, move ~/.btw-backup/.offsite/NAME.sqlite away: then all is sent anew, in a "
+    "chain of its own"
+)
+
 PART_SIZE = 14 << 20
 """Bytes of a file in one object: less than what s3cmd sends in one piece, however it is padded."""
+
+MOST_CHUNKS = 20_000
+"""That one record tells."""
 
 RECORDS, RECORD_BYTES = 200, 4 << 20
 """When the records since the last state are more, or larger than this and than that state, there is a new state."""
@@ -36,15 +46,23 @@ class Chain:
 
     def tell(self, found: Mapping[str, tuple[str, File]], removed: Sequence[str]) -> None:
         """Tell what arrived: files with what they looked like, and all new chunks; and what was replaced."""
-        new = self._ledger.new_chunks()
+        new = self._new_chunks()
         if found or removed or new or self._ledger.meta("state_wanted"):
             self._send(self._made(found, tuple(dict.fromkeys(removed)), new, frees=False))
 
     def tell_removal(self, paths: Sequence[str]) -> None:
         """Tell that these files and chunks are not there any more; what nothing needs then is doomed."""
         gone = set(map(chunk_in, paths))
-        new = {name: ref for name, ref in self._ledger.new_chunks().items() if name not in gone}
+        new = {name: ref for name, ref in self._new_chunks().items() if name not in gone}
         self._send(self._made({}, tuple(paths), new, frees=True))
+
+    def _new_chunks(self) -> dict[str, Ref]:
+        """The chunks that the next record has to tell. If they are too many, as after an import, others tell most of
+        them before: a record is read as a whole."""
+        while len(new := self._ledger.new_chunks(MOST_CHUNKS + 1)) > MOST_CHUNKS:
+            new.popitem()
+            self._send(self._made({}, (), new, frees=False))
+        return new
 
     def _made(
         self, found: Mapping[str, tuple[str, File]], removed: tuple[str, ...], new: dict[str, Ref], *, frees: bool
@@ -68,7 +86,7 @@ class Chain:
         self._delivery.write(path, content)
         size = state.size if state else None
         pending = Pending(path, sequence, digest, len(content), dict(found), removed, size)
-        return self._ledger.set_pending(pending, frees=frees)
+        return self._ledger.set_pending(pending, new, frees=frees)
 
     def _state_is_due(self) -> bool:
         count, size = self._ledger.since
@@ -92,5 +110,9 @@ class Chain:
         return self._ledger.object(identity) or self._delivery.stage(identity, piece)
 
     def _send(self, pending: Pending) -> None:
-        self._delivery.deliver_one(pending.path)
+        """Send a record. If there is another one of its number, somebody else goes on with our chain, and may have
+        removed what we take to be there: nothing is believed to be off-site then."""
+        beside = f"{os.path.dirname(pending.path)}/{pending.sequence:08x}-"
+        if others := self._delivery.deliver_one(pending.path, beside):
+            raise ProgramFailed(f"{others[0]} is there: another machine has taken over the chain of this one", _TAKEN)
         self._ledger.settle(pending)

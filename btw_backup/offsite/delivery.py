@@ -152,14 +152,16 @@ class Delivery:
         except OSError as error:
             raise ProgramFailed(f"nothing can be staged in {self._stage}: {error.strerror}", "make room") from error
 
-    def deliver_one(self, path: str) -> None:
-        """Send the staged file `path`. Raises `ProgramFailed` if it does not arrive."""
-        doubts, there = self._sent([path], path)
+    def deliver_one(self, path: str, beside: str = "") -> list[str]:
+        """Send the staged file `path`; what else is there whose path begins with `beside`, as that of `path` does.
+        Raises `ProgramFailed` if it does not arrive."""
+        doubts, there = self._sent([path], beside or path)
         if doubts:
             raise ProgramFailed(f"{path}: {doubts[path]}")
         stored = there[path]
         self._ledger.note_single(path, Stored(stored.size, stored.checksum or self._checksum(path)))
         (self._stage / path).unlink(missing_ok=True)
+        return [other for other in there if beside and other != path]
 
     def _checksum(self, path: str) -> str:
         """Our own of a staged file; what a run that died has sent is not staged any more, but noted."""

@@ -9,20 +9,21 @@ all that the ones before it told, so that nobody has to read those.
 import hashlib
 import hmac
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import zstandard
 
 from btw_backup.errors import Damaged, FatalUserError
-from btw_backup.store import chunk_in
 
 FORMAT = 1
 LARGEST = 1 << 30
 """Bytes of a text that is read: memory is bounded, whatever lies there."""
 
+_MOST = 1 << 62  # bytes of anything
 FOLDER = "index"
 STATE = ".state"
 """The ending of the name of a record that has a state; only a hint which to read."""
@@ -62,14 +63,6 @@ class File:
 
 
 @dataclass(frozen=True, slots=True)
-class State:
-    """What there is: files by their path below ROOT_PATH, chunks by their name."""
-
-    files: dict[str, File] = field(default_factory=dict)
-    chunks: dict[str, Ref] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
 class Record:
     """One record: what is new since the one before, and the paths, of files and chunks, that are not there any more."""
 
@@ -81,14 +74,6 @@ class Record:
     chunks: Mapping[str, Ref]
     removed: tuple[str, ...] = ()
     state: File | None = None
-
-    def apply(self, state: State) -> None:
-        """Bring `state` up to this record."""
-        for path in self.removed:
-            state.files.pop(path, None)
-            state.chunks.pop(chunk_in(path), None)
-        state.files.update(self.files)
-        state.chunks.update(self.chunks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,15 +116,14 @@ def parsed(content: bytes, key: bytes, where: str) -> Record:
         found = json.loads(body)
         if found["format"] > FORMAT:
             raise FatalUserError(f"{where} has the newer format {found['format']}", "use a newer btw-backup")
-        state = _state(found)
         return Record(
             str(found["chain"]),
             int(found["sequence"]),
             str(found["previous"]),
             str(found["made"]),
-            state.files,
-            state.chunks,
-            tuple(map(_path, found["removed"])),
+            {path_of(path): file_of(value) for path, value in found["files"].items()},
+            {name_of(name): ref_of(value) for name, value in found["chunks"].items()},
+            tuple(map(path_of, found["removed"])),
             file_of(found["state"]) if found["state"] else None,
         )
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
@@ -171,14 +155,6 @@ def _state_text(files: Iterable[tuple[str, File]], chunks: Iterable[tuple[str, R
         yield f'{beginning}"{name}": {json.dumps(ref)}'.encode()
         beginning = ", "
     yield b"}}" if beginning == ", " else f"{beginning}}}}}".encode()
-
-
-def parsed_state(content: bytes, where: str) -> State:
-    """The state in `content`, which was proved. Raises `Damaged`."""
-    try:
-        return _state(json.loads(decompressed(content, where)))
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise Damaged(f"{where} cannot be understood: {error}") from error
 
 
 def decompressed(content: bytes, where: str) -> bytes:
@@ -214,34 +190,33 @@ def value_of(file: File) -> list[Any]:
     return [file.size, file.sha256, file.mtime, file.parts]
 
 
-def _state(found: Any) -> State:
-    return State(
-        {_path(path): file_of(value) for path, value in found["files"].items()},
-        {_name(name): _ref(value) for name, value in found["chunks"].items()},
-    )
-
-
 def file_of(value: Any) -> File:
     """What `value`, of JSON, says. Raises ValueError, TypeError."""
     size, sha256, mtime, parts = value
-    return File(int(size), _name(sha256), int(mtime), tuple(map(_ref, parts)))
+    if not 0 <= size < _MOST:
+        raise ValueError("a file cannot be so long")
+    return File(int(size), name_of(sha256), int(mtime), tuple(map(ref_of, parts)))
 
 
-def _ref(value: Any) -> Ref:
+def ref_of(value: Any) -> Ref:
+    """The object that `value`, of JSON, names. Raises ValueError, TypeError."""
     batch, name, length, stored = value
-    if not 0 <= batch < 1 << 32 or length < 0 or stored < 0:
+    if not 0 <= batch < 1 << 32 or not 0 <= length < _MOST or not 0 <= stored < _MOST:
         raise ValueError("an object cannot be")
-    return Ref(int(batch), _name(name), int(length), int(stored))
+    return Ref(int(batch), name_of(name), int(length), int(stored))
 
 
-def _name(name: Any) -> str:
+def name_of(name: Any) -> str:
+    """`name`, which is that of a chunk or an object. Raises ValueError."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ValueError("a name cannot be")
     return name
 
 
-def _path(path: Any) -> str:
+def path_of(path: Any) -> str:
+    """`path`, which leads to something below ROOT_PATH. Raises ValueError."""
     parts = str(path).split("/")
+    os.fsencode(path)  # else no file can be called so
     if "\0" in path or any(part in ("", ".", "..") for part in parts):
         raise ValueError(f"a path leads out of ROOT_PATH: {path!r:.100}")
     return str(path)

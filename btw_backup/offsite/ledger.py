@@ -8,15 +8,16 @@ import json
 import os
 import secrets
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from btw_backup.errors import Damaged
 from btw_backup.offsite import Stored, doomed, index
-from btw_backup.offsite.doomed import CHUNK, PART, Doomed
-from btw_backup.offsite.index import File, Pending, Ref, State
+from btw_backup.offsite.doomed import CHUNK, Doomed
+from btw_backup.offsite.index import File, Pending, Ref
+from btw_backup.offsite.inheritance import Inheritance
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -43,6 +44,7 @@ class Ledger:
                 with self._connection:
                     self._set("chain", secrets.token_hex(8))
             self.doomed = Doomed(self._connection)
+            self.inheritance = Inheritance(self._connection)
         except sqlite3.DatabaseError as error:
             self._connection.close()
             raise Damaged(f"{path} cannot be used: {error}", "move it away: then everything is sent anew") from error
@@ -79,16 +81,19 @@ class Ledger:
         states = {path: (state, index.file_of(value)) for path, (state, value) in found["states"].items()}
         return Pending(**{**found, "states": states, "removed": tuple(found["removed"])})
 
-    def set_pending(self, pending: Pending, *, frees: bool = False) -> Pending:
-        """Note that this record is on its way; the chunks that no other has told, it tells. If it `frees` what it says
-        is removed, so do the objects that nothing needs then. Gives it back."""
+    def set_pending(self, pending: Pending, chunks: Iterable[str], *, frees: bool = False) -> Pending:
+        """Note that this record is on its way, and tells these `chunks`. If it `frees` what it says is removed, so do
+        the objects that nothing needs then. Gives it back."""
         value = {name: getattr(pending, name) for name in Pending.__slots__}
         value["states"] = {path: [state, index.value_of(file)] for path, (state, file) in pending.states.items()}
         with self._connection:
             self._set("pending", value)
             if frees:
                 self.doomed.note(pending.sequence, pending.removed)
-            self._connection.execute("UPDATE object SET told = ? WHERE told = 0 AND proved = 1", (pending.sequence,))
+            told = [(pending.sequence, CHUNK + bytes.fromhex(name)) for name in chunks]
+            self._connection.executemany("UPDATE object SET told = ? WHERE identity = ?", told)
+            others = "UPDATE object SET told = ? WHERE told = 0 AND proved = 1 AND substr(identity, 1, 1) <> ?"
+            self._connection.execute(others, (pending.sequence, CHUNK))
         return pending
 
     def settle(self, pending: Pending) -> None:
@@ -192,11 +197,12 @@ class Ledger:
         """How much they are together."""
         return int(self._connection.execute("SELECT total(stored) FROM object WHERE proved = 1").fetchone()[0])
 
-    def new_chunks(self) -> dict[str, Ref]:
-        """The chunks that are there, and that no record tells."""
-        query = "SELECT identity, batch, name, length, stored FROM object WHERE told = 0 AND proved = 1"
-        rows = self._connection.execute(query).fetchall()
-        return {row[0][1:].hex(): _ref(row[1:]) for row in rows if row[0][:1] == CHUNK}
+    def new_chunks(self, most: int) -> dict[str, Ref]:
+        """The chunks that are there, and that no record tells; so many of them at most."""
+        query = """SELECT identity, batch, name, length, stored FROM object
+            WHERE told = 0 AND proved = 1 AND substr(identity, 1, 1) = ? LIMIT ?"""
+        rows = self._connection.execute(query, (CHUNK, most)).fetchall()
+        return {row[0][1:].hex(): _ref(row[1:]) for row in rows}
 
     # What is sent for itself: records, the store key, what restores without us
 
@@ -268,30 +274,6 @@ class Ledger:
             self._connection.executemany(
                 "UPDATE file SET state = '' WHERE path = ?", [(os.fsencode(path),) for path in paths]
             )
-
-    def adopt(self, state: State) -> None:
-        """Take over what another machine sent there, so that it need not be sent again. The chain is one of our own: if
-        that machine is alive, both go on."""
-        with self._connection:
-            self._set("batch", max([0, *(ref.batch for ref in _refs_in(state))]))
-            for file in state.files.values():
-                if len(file.parts) == 1:
-                    self._add(PART + bytes.fromhex(file.sha256), file.parts[0])
-            for chunk, ref in state.chunks.items():
-                self._add(CHUNK + bytes.fromhex(chunk), ref)
-
-    def _add(self, identity: bytes, ref: Ref) -> None:
-        row = (identity, ref.batch, bytes.fromhex(ref.name), ref.length, ref.stored)
-        self._connection.execute(
-            "INSERT OR REPLACE INTO object (identity, batch, name, length, stored, proved) VALUES (?, ?, ?, ?, ?, 1)",
-            row,
-        )
-
-
-def _refs_in(state: State) -> Iterator[Ref]:
-    yield from state.chunks.values()
-    for file in state.files.values():
-        yield from file.parts
 
 
 def _ref(row: Sequence[Any]) -> Ref:

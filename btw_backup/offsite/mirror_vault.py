@@ -1,6 +1,6 @@
 """Reads a target with the layout mirror: the paths there are those below ROOT_PATH."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from btw_backup import files
@@ -42,8 +42,9 @@ class MirrorVault:
         """See `Vault`."""
         return self._sizes.get(path, 0)
 
-    def fetch(self, paths: Sequence[str], root: Path, advance: Advance) -> dict[str, str]:
+    def fetch(self, paths: Iterable[str], root: Path, advance: Advance) -> dict[str, str]:
         """See `Vault`."""
+        paths = list(paths)
         bad = {path: "it is not there" for path in paths if path not in self._sizes}
         wanted = [path for path in paths if path not in bad]
         for start in range(0, len(wanted), _AT_ONCE):

@@ -8,8 +8,9 @@ spoilt them here) stay as well: no record says that they were removed.
 A chunk goes only if every manifest that the records tell of is here, too: what `cleanup` freed, it freed by those.
 
 What the records tell is known of our own chain only: the others are encrypted to a key that is not here, and may name
-the same objects (who imports continues with what another machine sent). While there is another chain, nothing is told
-nor removed.
+the same objects (who imports builds on what another machine sent). While there is another chain, or a record in ours
+that is not from here, nothing is told nor removed. Who takes the place of a machine that is gone goes on with its chain
+(``import --take-over``): then there is one chain, and all that it tells is known.
 """
 
 from collections.abc import Iterator, Sequence
@@ -70,6 +71,11 @@ class ObjectRemoval:
     def _refuse_others(self, due: Sequence[Debt]) -> None:
         there = self._target.listing(f"{index.FOLDER}/", recursive=True)
         others = {path.split("/")[1] for path in there} - {self._ledger.chain}
+        mine = [path for path in there if path.split("/")[1] == self._ledger.chain]
+        known = self._ledger.sequence, str(self._ledger.meta("digest", ""))
+        if rivals := [path for path in mine if _is_newer(path, *known)]:
+            why = f"{rivals[0]} is there, which is not from here: another machine has taken over"
+            raise removals.not_removed([debt.path for debt in due], self._target.name, why)
         if others:
             why = f"{index.FOLDER}/{min(others)} is there, the records of somebody else, who may need them"
             hint = "or of this machine, before it lost what it knew: a new place gets all; then remove the old one"
@@ -84,3 +90,9 @@ class ObjectRemoval:
                 self._ledger.doomed.gone([ref for ref in batch if ref.path not in set(left)])
                 if left:
                     raise ProgramFailed(f"{left[0]}: {why}")
+
+
+def _is_newer(path: str, sequence: int, digest: str) -> bool:
+    """Whether the record at `path` is not older than the one of that number, and is not that."""
+    number, _, rest = path.rpartition("/")[2].partition("-")
+    return number >= f"{sequence:08x}" and not rest.startswith(digest or "-")

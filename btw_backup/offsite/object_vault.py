@@ -1,17 +1,18 @@
 """Reads a target with the layout objects: the chain of its records, proved, and the objects that these name."""
 
 import hashlib
+import itertools
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from btw_backup import files, log
 from btw_backup.errors import Damaged, FatalUserError
-from btw_backup.offsite import Target, bucket, index, storekey
-from btw_backup.offsite.complaints import MAY_NOT_READ, is_refusal
-from btw_backup.offsite.index import File, Record, Ref, State
+from btw_backup.offsite import Target, bucket, index, trusted
+from btw_backup.offsite.contents import Contents, Head
+from btw_backup.offsite.index import File, Record, Ref
 from btw_backup.offsite.sealing import Identities
 from btw_backup.offsite.vault import AT_ONCE, CHUNKS, batches, check_chunk_path, fetched, put
 from btw_backup.progress import Advance
@@ -31,17 +32,7 @@ class _Found:
     sequence: int
     sha256: str
     has_state: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """The end of a chain: the number and digest of its newest record, when that was made, and what there is then."""
-
-    chain: str
-    sequence: int
-    digest: str
-    made: str
-    state: State
+    size: int
 
 
 class ObjectVault:
@@ -52,91 +43,57 @@ class ObjectVault:
         self.problems: list[str] = []
         self._target = target
         self._folder = scratch / "fetched"
+        self._records = scratch / "records"
         self._identities = identities
-        self.keys = self._store_keys(pins)
+        keys = [path for path in target.listing(f"{bucket.KEYS}/", recursive=True) if _KEY.fullmatch(path)]
+        objects = self._objects({path: path.rpartition("/")[2] for path in keys})
+        self.keys = trusted.store_keys(self.name, objects, identities, pins, self.problems)
         self._foreign: set[_Found] = set()  # of the chain that is read: what is encrypted to other keys
-        self._closed: list[str] = []
-        self.heads = sorted(self._chains(), key=lambda head: (head.made, head.chain))
+        self.closed: list[str] = []  # problems of chains that open with none of the keys
+        with Contents.room_for(scratch):
+            self.heads = sorted(self._chains(), key=lambda head: (head.made, head.chain))
+            for head in self.heads[1:]:
+                self.heads[0].contents.take(head.contents)
         if not self.heads:
-            why = [*self.problems, *self._closed][:3]
+            why = [*self.problems, *self.closed][:3]
             raise Damaged(f"{self.name}: none of its records can be believed: {'; '.join(why)}")
-        self.state = State()
-        for head in self.heads:
-            self.state.files.update(head.state.files)
-            self.state.chunks.update(head.state.chunks)
+        self.contents = self.heads[0].contents
 
     def paths(self) -> Iterable[str]:
         """See `Vault`."""
-        return self.state.files
+        return self.contents.paths()
 
     def chunks(self) -> Iterable[str]:
         """See `Vault`."""
-        return [f"{CHUNKS}{name[:2]}/{name}.zst" for name in self.state.chunks]
+        return (f"{CHUNKS}{name[:2]}/{name}.zst" for name, _ in self.contents.chunks())
 
     def sha256(self, path: str) -> str:
         """See `Vault`."""
-        file = self.state.files.get(path)
+        file = self.contents.file(path)
         return file.sha256 if file else ""
 
     def size(self, path: str) -> int:
         """See `Vault`."""
         if path.startswith(CHUNKS):
-            ref = self.state.chunks.get(check_chunk_path(path))
+            ref = self.contents.chunk(check_chunk_path(path))
             return ref.length if ref else 0
-        file = self.state.files.get(path)
-        return file.size if file else 0
+        return self.contents.size(path) or 0
 
     # The keys and the chain
 
-    def _store_keys(self, pins: Sequence[str]) -> list[bytes]:
-        """The store keys that can be opened, those of `pins` alone if there are any."""
-        paths = [path for path in self._target.listing(f"{bucket.KEYS}/", recursive=True) if _KEY.fullmatch(path)]
-        found, refused, why = {}, [], ""
-        for path, content in self._objects({path: path.rpartition("/")[2] for path in paths}).items():
-            try:
-                text = self._identities.open(content)[: 2 * storekey.LENGTH + 1]
-                key = storekey.parsed(text, path)
-            except FatalUserError as error:
-                why = f"{error.message}" + (f"; {error.hint}" if error.hint else "")
-                continue
-            mark = storekey.fingerprint(key)
-            (refused.append(mark) if pins and mark not in pins else found.update({mark: key}))
-        if found:  # what else rotted there is of no use to anybody
-            for problem in self.problems:
-                log.warn(f"{self.name}: {problem}")
-            self.problems.clear()
-        if refused:
-            self.problems.append(f"a store key with the fingerprint {refused[0]} lies there, and is not the known one")
-        if not found and any(map(is_refusal, self.problems)):
-            raise FatalUserError(f"{self.name}: the store key cannot be fetched: {self.problems[0]}", MAY_NOT_READ)
-        if not found and (refused or not why):
-            raise Damaged(f"{self.name}: the store key is not there", "; ".join(self.problems))
-        if not found:
-            raise FatalUserError(f"{self.name}: {why.partition('; ')[0]}", why.partition("; ")[2])
-        if not pins:
-            log.warn(
-                f"nobody vouches for the store key of {self.name}, {', '.join(found)}",
-                "compare that with what keys test printed; it can be given as --fingerprint",
-            )
-        return list(found.values())
-
-    def _objects(self, wanted: dict[str, str]) -> dict[str, bytes]:
-        """The content of small objects, by their paths, of which the digests are known."""
-        bad = fetched(self._target, list(wanted), self._folder, lambda path: self._is_other(path, wanted[path]))
+    def _objects(self, wanted: dict[str, str]) -> Iterator[tuple[str, bytes]]:
+        """The paths and contents of small objects, of which the digests are known; without those that are lost."""
+        folder = self._records
+        bad = fetched(self._target, list(wanted), folder, lambda path: _is_other(folder / path, wanted[path]))
         self.problems += [f"{path}: {why}" for path, why in bad.items()]
-        contents = {path: (self._folder / path).read_bytes() for path in wanted if path not in bad}
-        files.remove(self._folder)
-        return contents
-
-    def _is_other(self, path: str, sha256: str) -> str:
-        with open(self._folder / path, "rb", buffering=0) as file:
-            digest = hashlib.file_digest(file, "sha256")
-        return "" if digest.hexdigest() == sha256 else "it is not what was stored"
+        yield from ((path, (folder / path).read_bytes()) for path in wanted if path not in bad)
+        files.remove(folder)
 
     def _chains(self) -> Iterable[Head]:
         """The heads of the chains that can be read."""
         listing = self._target.listing(f"{index.FOLDER}/", recursive=True)
-        found = [_Found(m[0], m[1], int(m[2], 16), m[3], bool(m[4])) for m in map(_RECORD.fullmatch, listing) if m]
+        matches = [(m, stored.size) for path, stored in listing.items() if (m := _RECORD.fullmatch(path))]
+        found = [_Found(m[0], m[1], int(m[2], 16), m[3], bool(m[4]), size) for m, size in matches]
         for chain in sorted({one.chain for one in found}):
             self._foreign, known = set(), len(self.problems)
             records = sorted((one for one in found if one.chain == chain), key=lambda one: one.sequence)
@@ -144,46 +101,52 @@ class ObjectVault:
             if head:
                 yield head
             elif self._foreign >= set(records):
-                self.problems, self._closed = self.problems[:known], self.problems[known:]
+                self.problems, self.closed = self.problems[:known], self.problems[known:]
                 log.warn(f"{self.name}: {len(records)} records of an earlier time open with none of the keys given")
 
     def _head(self, found: Sequence[_Found]) -> Head | None:
         """Apply the records of a chain from the newest state on; from an older one if that cannot be read."""
         bases = [number for number, one in enumerate(found) if one.has_state or one.sequence == 1] or [0]
         for start in reversed(bases):
-            wanted = found[start:]
-            contents = self._objects({one.path: one.sha256 for one in wanted})
-            records = [(one, record) for one in wanted if (record := self._record(one, contents.get(one.path)))]
-            state = self._base(records[0][1]) if records and records[0][0] is wanted[0] else None
-            if state is None and start != bases[0]:
-                continue
-            if not records:
-                return None
-            if state is None:
-                self.problems.append(f"the beginning of the chain {found[0].chain} cannot be read")
-            return self._applied(records, state or State())
+            records = self._records_of(found[start:])
+            first = next(records, None)
+            contents = Contents(self._folder.parent / f"{found[0].chain}.sqlite")
+            is_based = first is not None and first[0] is found[start] and self._base(first[1], contents)
+            if first and (is_based or start == bases[0]):
+                if not is_based:
+                    contents.clear()
+                    self.problems.append(f"the beginning of the chain {found[0].chain} cannot be read")
+                return self._applied(itertools.chain([first], records), contents)
+            contents.close()
         return None
 
-    def _base(self, record: Record) -> State | None:
-        """What there was before `record`."""
+    def _base(self, record: Record, contents: Contents) -> bool:
+        """Fill `contents` with what there was before `record`; False if that cannot be read."""
         if record.sequence == 1:
-            return State()
+            return True
         if record.state is None:
-            return None
+            return False
         target = self._folder.parent / "state"
         why = self._assemble(record.state, target, fetch=True)
         if why:
             self.problems.append(f"the state of the record {record.sequence}: {why}")
-            return None
+            return False
         try:
-            return index.parsed_state(target.read_bytes(), f"the state of the record {record.sequence}")
+            contents.load(target, f"the state of the record {record.sequence}")
         except Damaged as error:
             self.problems.append(error.message)
-            return None
+            return False
+        return True
 
-    def _record(self, found: _Found, content: bytes | None) -> Record | None:
-        if content is None:
-            return None
+    def _records_of(self, found: Sequence[_Found]) -> Iterator[tuple[_Found, Record]]:
+        """Those of the records that can be read, a few at a time."""
+        for group in batches([(one, one.size) for one in found]):
+            known = {one.path: one for one, _ in group}
+            for path, content in self._objects({path: one.sha256 for path, one in known.items()}):
+                if record := self._record(known[path], content):
+                    yield known[path], record
+
+    def _record(self, found: _Found, content: bytes) -> Record | None:
         try:
             text = self._identities.open(content)
         except FatalUserError as error:
@@ -203,24 +166,28 @@ class ObjectVault:
         self.problems.append(problem)
         return None
 
-    def _applied(self, records: Sequence[tuple[_Found, Record]], state: State) -> Head:
-        """All records, in their order; what is missing between them is a problem."""
+    def _applied(self, records: Iterable[tuple[_Found, Record]], contents: Contents) -> Head:
+        """All records, which are not none, in their order; what is missing between them is a problem."""
         before: _Found | None = None
+        made = ""
         for found, record in records:
             if before and (record.sequence != before.sequence + 1 or record.previous != before.sha256):
                 self.problems.append(f"the records {before.sequence} and {record.sequence} do not follow one another")
-            record.apply(state)
-            before = found
-        newest, last = records[-1]
-        return Head(newest.chain, newest.sequence, newest.sha256, last.made, state)
+            contents.apply(record)
+            before, made = found, record.made
+        assert before is not None
+        return Head(before.chain, before.sequence, before.sha256, made, contents)
 
     # Files and chunks
 
-    def fetch(self, paths: Sequence[str], root: Path, advance: Advance) -> dict[str, str]:
+    def fetch(self, paths: Iterable[str], root: Path, advance: Advance) -> dict[str, str]:
         """See `Vault`."""
-        bad = {path: "it is not there" for path in paths if not self._refs(path) and path not in self.state.files}
-        for group in batches([(path, self.size(path)) for path in paths if path not in bad]):
-            batch = [path for path, _ in group]
+        bad: dict[str, str] = {}
+        for group in batches((path, self.size(path)) for path in paths):
+            bad.update({path: "it is not there" for path, size in group if not size and not self._is_known(path)})
+            batch = [path for path, _ in group if path not in bad]
+            if not batch:
+                continue
             many = len(batch) > 1 or self.size(batch[0]) <= AT_ONCE
             lost = self._get([ref for path in batch for ref in self._refs(path)]) if many else {}
             for path in batch:
@@ -232,23 +199,28 @@ class ObjectVault:
             files.remove(self._folder)
         return bad
 
+    def _is_known(self, path: str) -> bool:
+        return bool(self._refs(path)) or self.contents.size(path) is not None
+
     def _refs(self, path: str) -> Sequence[Ref]:
         """The objects that a file or a chunk is."""
         if path.startswith(CHUNKS):
-            ref = self.state.chunks.get(check_chunk_path(path))
+            ref = self.contents.chunk(check_chunk_path(path))
             return [ref] if ref else []
-        file = self.state.files.get(path)
+        file = self.contents.file(path)
         return file.parts if file else []
 
     def _get(self, refs: Sequence[Ref]) -> dict[str, str]:
         """Fetch objects; those that did not come as they were, and why."""
         names = {ref.path: ref.name for ref in refs}
-        return fetched(self._target, list(names), self._folder, lambda path: self._is_other(path, names[path]))
+        return fetched(
+            self._target, list(names), self._folder, lambda path: _is_other(self._folder / path, names[path])
+        )
 
     def _place(self, path: str, root: Path, *, fetch: bool) -> str:
         """Put a file or a chunk, whose objects are here or else are to be fetched, to its place; why it cannot be."""
         temporary = self._folder.parent / "file"
-        file = self.state.files.get(path)
+        file = None if path.startswith(CHUNKS) else self.contents.file(path)
         if file:
             why = self._assemble(file, temporary, fetch=fetch)
             if not why:
@@ -292,3 +264,9 @@ class ObjectVault:
                 if fetch:
                     files.remove(self._folder)
         return "" if (size, digest.hexdigest()) == (file.size, file.sha256) else "it is not what was stored"
+
+
+def _is_other(path: Path, sha256: str) -> str:
+    with open(path, "rb", buffering=0) as file:
+        digest = hashlib.file_digest(file, "sha256")
+    return "" if digest.hexdigest() == sha256 else "it is not what was stored"

@@ -28,7 +28,7 @@ from btw_backup.clock import stamp_of, utc_now
 from btw_backup.configuration.addresses import Address
 from btw_backup.errors import Damaged, NotOffsite
 from btw_backup.offsite import Target, bucket, index, sampling, sealing, storekey, superseded
-from btw_backup.offsite.chain import PART_SIZE, Chain
+from btw_backup.offsite.chain import MOST_CHUNKS, PART_SIZE, Chain
 from btw_backup.offsite.debts import HINT, Debts, as_folder, touches
 from btw_backup.offsite.delivery import Delivery
 from btw_backup.offsite.doomed import CHUNK, PART
@@ -40,8 +40,8 @@ from btw_backup.offsite.state import SYNC, Debt, SyncState
 from btw_backup.store import chunks
 from btw_backup.store.chunks import ChunkStore
 
-PATIENCE, MOST_CHUNKS = 600.0, 20_000
-"""Seconds and chunks after which what was sent so far is told, though there is more to send."""
+PATIENCE = 600.0
+"""Seconds after which what was sent so far is told, though there is more to send; after `MOST_CHUNKS` it is, too."""
 
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CHUNKS = f"{chunks.FOLDER}/chunks/"

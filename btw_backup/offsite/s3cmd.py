@@ -11,14 +11,15 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 from btw_backup import files, process
 from btw_backup.configuration.addresses import Address
-from btw_backup.errors import ProgramFailed
+from btw_backup.errors import ProgramFailed, TooSlow
 from btw_backup.log import debug
-from btw_backup.offsite import Listing, Stored, Unreachable
+from btw_backup.offsite import Listing, Stored, Unreachable, s3cfg
 from btw_backup.offsite.complaints import PATIENT, Complaints
 from btw_backup.offsite.etags import PART, Etags
 from btw_backup.offsite.together import together
@@ -27,6 +28,9 @@ PROBE_LIMIT = 10.0
 """How many seconds a server may take to answer to the first question."""
 
 LISTING_LIMIT = 600.0
+STALLED, LEAST, OPENED = 120.0, 64 << 10, 16 << 10
+"""Seconds in which a call that fetches gets at least so many bytes, and what each file that it began counts for; s3cmd
+writes 64 kB at once. Else the server only pretends to answer."""
 _MAX_PARTS = 10000  # of one object; S3 takes no more
 _ARGUMENTS = 500  # in one command line
 CALLS = 4
@@ -38,14 +42,10 @@ _ROW = re.compile(r"\S+ \S+ +(\d+)  (\S*) *  ([A-Z_]*) *  (s3://.*)")
 _ROW_WITH_MD5 = re.compile(r"\S+ \S+ +\d+  ([0-9a-f]{32}) *  (s3://.*)")
 _FOLDER = re.compile(r" *DIR +(s3://.*/)")
 _UPLOAD = re.compile(r"[^\t]+\t(s3://[^\t]+)\t(\S+)")
-_IN_CLEAR = re.compile(r"^\s*use_https\s*=\s*(false|no|off|0)\s*$", re.MULTILINE | re.IGNORECASE)
-_HOST = re.compile(r"^\s*host_base\s*=\s*(\S+)", re.MULTILINE)
-_HERE = re.compile(r"(127\.[0-9.]+|localhost|\[::1\])(:\d+)?$")
 _KMS = re.compile(r"^ *MD5 sum: +([0-9a-f]{32})\n *SSE: +aws:kms", re.MULTILINE)
 _FAITHFUL = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]*")
 _PATTERN = re.compile(r"[*?]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_UNPROVABLE = re.compile(r"^\s*(encrypt|dry_run|human_readable_sizes)\s*=\s*(true|yes|on|1)\s*$", re.MULTILINE | re.I)
 
 
 class S3:
@@ -57,15 +57,19 @@ class S3:
         self._root = os.path.realpath(root)
         self._timeout = timeout
         self._rate = address.rate
+        self._allow_http = address.allow_http
         self._hidden = ["--no-preserve"] if address.layout == "objects" else []  # else the names of users are told
         self._sse = ["--server-side-encryption"] if address.server_side_encryption else []
         self._etags = Etags(self._root)
         self._sent: frozenset[str] = frozenset()
         self._makes_up_etags = False
+        self._stalls = 0
 
     def probe(self) -> None:
         """See `Target`."""
-        _refuse_unprovable(self._config)
+        s3cfg.refuse_unprovable(self._config)
+        if not self._allow_http:
+            s3cfg.refuse_http(self._config, self.name)
         try:
             self._run(["ls", "--limit=1", self.name], PROBE_LIMIT)
         except ProgramFailed as error:
@@ -138,10 +142,25 @@ class S3:
         jobs = []
         for inner, uris in groups.items():
             files.make_folder(folder / inner)
-            last = [f"{folder / inner}/"]
             many = max(1, min(CALLS, len(uris) // 4))
-            jobs += [partial(self._each, ["get", "--force"], uris[n::many], last) for n in range(many)]
-        return self._at_once(jobs)
+            jobs += [partial(self._get, uris[n::many], folder / inner) for n in range(many)]
+        before, self._stalls = self._stalls, 0
+        complaint = self._at_once(jobs)
+        if before and self._stalls:
+            raise Unreachable(
+                f"{self.name} answers too slowly, twice: {complaint}", "another target, or time, may help"
+            )
+        return complaint
+
+    def _get(self, uris: list[str], folder: Path) -> str:
+        """Fetch to `folder`; a call that gets nowhere is ended."""
+        complaints = []
+        for start in range(0, len(uris), _ARGUMENTS):
+            some = uris[start : start + _ARGUMENTS]
+            paths = [folder / os.path.basename(uri) for uri in some]
+            pace = process.Pace(lambda paths=paths: _arrived(paths), LEAST, STALLED)  # type: ignore[misc]
+            complaints.append(self._attempt(["get", "--force", *some, f"{folder}/"], pace=pace))
+        return next(filter(None, complaints), "")
 
     def _at_once(self, jobs: Sequence[Callable[[], str]]) -> str:
         """Do `jobs`, a few at once; the first complaint."""
@@ -220,18 +239,29 @@ class S3:
         """The size of the parts of `path` in MiB: s3cmd's own, unless they would be too many."""
         return max(PART, -(-self._size(path) // (_MAX_PARTS << 20)))
 
-    def _attempt(self, command: Sequence[str], stdin: int | None = None) -> str:
+    def _attempt(self, command: Sequence[str], stdin: int | None = None, pace: process.Pace | None = None) -> str:
         """Run s3cmd and give back what it complained of; only a target that is gone is an error here."""
         try:
-            self._run(command, self._timeout, stdin)
+            self._run(command, self._timeout, stdin, pace=pace)
         except Unreachable:
             raise
+        except TooSlow as error:
+            self._stalls += 1
+            return error.message
         except ProgramFailed as error:
             debug(error.message)
             return error.message
         return ""
 
-    def _run(self, command: Sequence[str], limit: float, stdin: int | None = None, *, tolerant: bool = False) -> bytes:
+    def _run(
+        self,
+        command: Sequence[str],
+        limit: float,
+        stdin: int | None = None,
+        *,
+        tolerant: bool = False,
+        pace: process.Pace | None = None,
+    ) -> bytes:
         """What s3cmd printed; if `tolerant`, also before it failed, and it need not try again.
 
         Raises `Unreachable` if the server seems to be gone, `ProgramFailed`.
@@ -241,19 +271,20 @@ class S3:
         accepted = range(256) if tolerant else (0,)
         limit = min(limit, self._timeout)
         try:
-            return process.run(whole, accepted=accepted, timeout=limit, on_line=complaints.take, stdin=stdin)
+            return process.run(whole, accepted=accepted, timeout=limit, pace=pace, on_line=complaints.take, stdin=stdin)
+        except TooSlow:
+            raise
         except ProgramFailed as error:
             raise complaints.explained(error) from error
 
 
-def speaks_in_clear(config: str) -> bool:
-    """Whether s3cmd's file `config` has it speak HTTP, to another machine: whoever is on the way can change answers."""
-    try:
-        text = Path(config).expanduser().read_text("utf-8", "replace")
-    except OSError:
-        return False
-    host = _HOST.search(text)
-    return bool(_IN_CLEAR.search(text)) and not (host and _HERE.match(host[1]))
+def _arrived(paths: Sequence[Path]) -> int:
+    """How much of these files is here: their bytes, and something for each that was begun."""
+    sizes = []
+    for path in paths:
+        with suppress(OSError):
+            sizes.append(path.lstat().st_size)
+    return sum(sizes) + OPENED * len(sizes)
 
 
 def mangled(path: str) -> str:
@@ -266,14 +297,3 @@ def mangled(path: str) -> str:
     if _CONTROL.search(path):
         return "its name has control characters"
     return "its name begins or ends with a space" if path != path.strip() else ""
-
-
-def _refuse_unprovable(config: str) -> None:
-    """Refuse settings of s3cmd's with which nothing of what was sent can be recognised in a listing."""
-    try:
-        found = _UNPROVABLE.search(Path(config).read_text("utf-8", "replace"))
-    except OSError as error:
-        raise Unreachable(f"the S3CMD_CONFIG {config} cannot be read: {error.strerror}") from error
-    if found:
-        hint = "take it out; s3cmd cannot encrypt backups that are to be compared" if found[1] == "encrypt" else ""
-        raise Unreachable(f"{config} sets {found[1]} = {found[2]}, with which nothing can be proved", hint)

@@ -52,6 +52,7 @@ class SyncState:
         self._path = path
         self._lines = _Lines(ops)
         self._owed: dict[tuple[str, str], int] = {}
+        self._paid = False
         self._read_to = 0
         self._last = b""
 
@@ -93,6 +94,11 @@ class SyncState:
         """What is owed, in the order in which it was noted."""
         with self._locked():
             return [Debt(op, path, noted) for (op, path), noted in self._owed.items()]
+
+    def has_paid(self) -> bool:
+        """Whether anything was ever struck off, as far as the journal goes back."""
+        with self._locked():
+            return self._paid
 
     def reset(self) -> None:
         """Empty the journal. Raises `FatalUserError` if anything is owed."""
@@ -172,6 +178,7 @@ class SyncState:
             return False
         key = (found[2].decode(), path)
         if found[1] == b"-":
+            self._paid = True
             self._owed.pop(key, None)
         else:
             self._owed[key] = self._read_to

@@ -6,6 +6,7 @@ Each target has a journal of its own: ``sync_state`` for the first, ``sync_state
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -140,10 +141,16 @@ def target_of(address: Address, general: Config, config_dir: Path, root: Path | 
     if address.s3cmd_config:
         from btw_backup.offsite.s3cmd import S3  # noqa: PLC0415 - as above
 
-        return S3(address, mirrored, general["SYNC_TIMEOUT"])
+        return S3(_as_before(address, config_dir), mirrored, general["SYNC_TIMEOUT"])
     from btw_backup.offsite.folder import Folder  # noqa: PLC0415 - as above
 
     return Folder(address.place, mirrored, config_dir / KNOWN / f"{address.name}.id", address.rate)
+
+
+def _as_before(address: Address, config_dir: Path) -> Address:
+    """`address`, which may be spoken to over HTTP if nobody forbids it, and the old script has done it."""
+    old = address.allow_http is None and journal(config_dir, address.name).has_paid()
+    return replace(address, allow_http=True) if old else address
 
 
 def _sent(
@@ -223,8 +230,11 @@ def _work_off(address: Address, general: Config, config_dir: Path, noted: "SyncS
     if not noted.pending():
         return
     if address.layout == "mirror":
+        from btw_backup.offsite import s3cfg  # noqa: PLC0415 - as above
         from btw_backup.offsite.sending import Sending  # noqa: PLC0415 - as above
 
+        if address.allow_http is None:
+            s3cfg.warn_of_http(address.s3cmd_config, address.place)
         Sending(target_of(address, general, config_dir), noted, general["ROOT_PATH"], verify=verify).work_off()
         return
     with _objects(address, general, config_dir, noted) as (sending, _):

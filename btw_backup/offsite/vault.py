@@ -13,7 +13,8 @@ from btw_backup.progress import Advance
 from btw_backup.store.chunks import FOLDER
 
 CHUNKS = f"{FOLDER}/chunks/"
-AT_ONCE = 128 << 20
+AT_ONCE, MOST_AT_ONCE = 128 << 20, 5000
+"""Bytes, and things, that are fetched together."""
 
 Thing = TypeVar("Thing")
 
@@ -39,7 +40,7 @@ class Vault(Protocol):
     def sha256(self, path: str) -> str:
         """The SHA-256 of a file that is there, if that is known; else ""."""
 
-    def fetch(self, paths: Sequence[str], root: Path, advance: Advance) -> dict[str, str]:
+    def fetch(self, paths: Iterable[str], root: Path, advance: Advance) -> dict[str, str]:
         """Copy these files and chunks, each proved, to their places below `root`. Those that could not be, and why."""
 
 
@@ -101,7 +102,7 @@ def batches(found: Iterable[tuple[Thing, int]]) -> Iterator[list[tuple[Thing, in
     batch: list[tuple[Thing, int]] = []
     room = AT_ONCE
     for one in found:
-        if batch and one[1] > room:
+        if batch and (one[1] > room or len(batch) >= MOST_AT_ONCE):
             yield batch
             batch, room = [], AT_ONCE
         batch.append(one)

@@ -7,7 +7,7 @@ the place of everything else. What is to be restored is fetched into it, and pro
 import fcntl
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -53,10 +53,13 @@ class Recalled:
 
     def show(self, below: str = "") -> None:
         """Make the scratch folder look like ROOT_PATH: all of it, or what is in the dst `below` and further down."""
-        wanted = [path for path in self.vault.paths() if not below or path.startswith(f"{below}/")]
-        known = [path for path in wanted if os.path.basename(os.path.dirname(path)) == FOLDER]
-        for path in wanted:
-            if path not in known:
+        known = []
+        for path in self.vault.paths():
+            if below and not path.startswith(f"{below}/"):
+                continue
+            if os.path.basename(os.path.dirname(path)) == FOLDER:
+                known.append(path)
+            else:
                 files.make_folder((self.root / path).parent)
                 (self.root / path).touch()
         bad = self.vault.fetch(known, self.root, lambda count: None)
@@ -73,13 +76,12 @@ class Recalled:
         files_of_it = [path for path in self.vault.paths() if path == own or path.startswith(f"{own}/")]
         self._fetch(files_of_it, f"{backup.address} from {self.vault.name}")
         if backup.keeper == "chunks":
-            names = _chunks_of(backup, paths) if paths else uses.chunks_of(backup.path)
-            wanted = list(map(_chunk_path, names))
+            wanted = [*map(_chunk_path, _chunks_of(backup, paths))] if paths else _Chunks(backup.path)
             files.make_folder(self.root / CHUNKS)
             (self.root / chunks.FOLDER / FORMAT_FILE).write_bytes(format_text(chunks.FORMAT))
             self._fetch(wanted, f"{backup.address} from {self.vault.name}", whole=whole)
 
-    def _fetch(self, paths: Sequence[str], what: str, *, whole: bool = True) -> None:
+    def _fetch(self, paths: Iterable[str], what: str, *, whole: bool = True) -> None:
         bad = self._fetched(paths, what)
         for path, why in list(bad.items())[:_SHOWN]:
             log.warn(f"{path}: {why}")
@@ -87,7 +89,7 @@ class Recalled:
             path, why = next(iter(bad.items()))
             raise Damaged(f"{self.vault.name}: {path}: {why}", "another backup, or another target, may be well")
 
-    def _fetched(self, paths: Sequence[str], what: str) -> dict[str, str]:
+    def _fetched(self, paths: Iterable[str], what: str) -> dict[str, str]:
         with progress.shown(what, sum(map(self.vault.size, paths))) as advance:
             return self.vault.fetch(paths, self.root, advance)
 
@@ -155,21 +157,32 @@ def _vault(address: Address, origin: Origin, scratch: Path) -> Vault:
     return vault.opened(target, scratch, origin.identities, origin.fingerprints)
 
 
-def address_of(text: str, s3cmd_config: str | None, known: Sequence[Address]) -> Address:
+def address_of(text: str, s3cmd_config: str | None, known: Sequence[Address], *, allow_http: bool = False) -> Address:
     """The address that somebody gives: ``s3://…``, the path of a folder, or the name of one of the targets `known`."""
     if text.startswith("s3://"):
-        configured = next((one.s3cmd_config for one in known if one.place.rstrip("/") == text.rstrip("/")), None)
-        config = s3cmd_config or configured
+        configured = next((one for one in known if one.place.rstrip("/") == text.rstrip("/")), None)
+        config = s3cmd_config or (configured.s3cmd_config if configured else "")
         if not config:
             raise UsageError(f"how to reach {text}?", "--s3cmd-config FILE tells it")
-        return Address(FIRST, text.rstrip("/") + "/", config)
+        allow_http = allow_http or bool(configured and configured.allow_http)
+        return Address(FIRST, text.rstrip("/") + "/", config, allow_http=allow_http)
     if "/" in text:
         return Address("folder", os.path.abspath(text))
     found = next((one for one in known if one.name == text), None)
     if found is None:
         names = ", ".join(one.name for one in known)
         raise UsageError(f"there is no target {text}", f"the targets are {names}" if names else "give s3://… or a path")
-    return found
+    return replace(found, allow_http=True) if allow_http else found
+
+
+@dataclass(frozen=True, slots=True)
+class _Chunks:
+    """The paths of the chunks that the backup in the file `manifest` needs, as often as somebody asks."""
+
+    manifest: Path
+
+    def __iter__(self) -> Iterator[str]:
+        return map(_chunk_path, uses.chunks_of(self.manifest))
 
 
 def _chunks_of(backup: Backup, paths: Sequence[str]) -> list[str]:

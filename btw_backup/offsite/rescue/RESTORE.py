@@ -17,15 +17,22 @@ import os
 import re
 import subprocess
 import sys
-from typing import Any, Dict, Iterator, List, Optional, Set, Tuple
+import tempfile
+from typing import IO, Any, Dict, Iterator, List, Optional, Tuple
 
+try:
+    import sqlite3
+except ImportError:  # then memory has to do
+    sqlite3 = None  # type: ignore[assignment]
+
+FAILURES = (OSError, ValueError, KeyError, TypeError) + ((sqlite3.Error,) if sqlite3 else ())
 VERSION = 1
 AGE = b"age-encryption.org/v1\n"
 LARGEST = 1 << 30
+BLOCK = 1 << 16
 CHUNKS = ".store/chunks/"
 _RECORD = re.compile(r"([0-9a-f]{8})-([0-9a-f]{64})(\.state)?")
 _NAME = re.compile(r"[0-9a-f]{64}")
-State = Tuple[Dict[str, Any], Dict[str, Any]]
 
 
 class Stopped(Exception):
@@ -64,6 +71,102 @@ def through(command: List[str], content: bytes, strict: bool = True) -> bytes:
 def expanded(content: bytes) -> bytes:
     """The first zstd frame in `content`. zstd complains of the padding behind it; what comes out is proved later."""
     return through(["zstd", "-dcq", "--memory=128MB"], content, strict=False)[:LARGEST]
+
+
+class Table:
+    """Values by their names, sorted. On a disk if that can be: there may be a million."""
+
+    def __init__(self) -> None:
+        self._memory = {}  # type: Dict[bytes, str]
+        self._rows = sqlite3.connect("") if sqlite3 else None  # a file that nobody else sees, in the folder for such
+        if self._rows:
+            self._rows.execute("CREATE TABLE row (name BLOB PRIMARY KEY, value TEXT) WITHOUT ROWID")
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        key, text = name.encode("utf-8", "surrogatepass"), json.dumps(value)
+        if self._rows:
+            self._rows.execute("INSERT OR REPLACE INTO row VALUES (?, ?)", (key, text))
+        else:
+            self._memory[key] = text
+
+    def get(self, name: str) -> Any:
+        """The value of `name`, or None."""
+        key = name.encode("utf-8", "surrogatepass")
+        if not self._rows:
+            return json.loads(self._memory.get(key, "null"))
+        row = self._rows.execute("SELECT value FROM row WHERE name = ?", (key,)).fetchone()
+        return json.loads(row[0]) if row else None
+
+    def remove(self, name: str) -> None:
+        """Forget `name`, if it is there."""
+        key = name.encode("utf-8", "surrogatepass")
+        if self._rows:
+            self._rows.execute("DELETE FROM row WHERE name = ?", (key,))
+        else:
+            self._memory.pop(key, None)
+
+    def update(self, items: Iterator[Tuple[str, Any]]) -> None:
+        """Take in other names and values."""
+        for name, value in items:
+            self[name] = value
+
+    def items(self) -> Iterator[Tuple[str, Any]]:
+        """The names and values."""
+        rows = self._rows.execute("SELECT * FROM row ORDER BY name") if self._rows else sorted(self._memory.items())
+        for key, text in rows:
+            yield key.decode("utf-8", "surrogatepass"), json.loads(text)
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name, _ in self.items())
+
+
+State = Tuple[Table, Table]
+
+
+class Text:
+    """JSON that is read bit by bit, of which only what is being read is kept."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._kept, self._at = "", 0
+
+    def members(self) -> Iterator[Tuple[str, Any]]:
+        """The names and values of the object that begins here. Raises ValueError."""
+        self.skip("{")
+        while not self.comes("}"):
+            name = self._value()
+            self.skip(": ")
+            yield name, self._value()
+            if not self.comes("}"):
+                self.skip(", ")
+        self.skip("}")
+
+    def skip(self, text: str) -> None:
+        """Go on behind `text`, which has to be here. Raises ValueError."""
+        if not self.comes(text):
+            raise ValueError("%r is missing in it" % text)
+        self._at += len(text)
+
+    def comes(self, text: str) -> bool:
+        """Whether `text` is here."""
+        while len(self._kept) - self._at < len(text) and self._more():
+            pass
+        return self._kept.startswith(text, self._at)
+
+    def _value(self) -> Any:
+        while True:
+            try:
+                value, self._at = json.JSONDecoder().raw_decode(self._kept, self._at)
+                return value
+            except ValueError:
+                if not self._more():
+                    raise
+
+    def _more(self) -> bool:
+        rest = self._kept[self._at :]
+        block = self._stream.read(max(BLOCK, len(rest)))
+        self._kept, self._at = rest + block.decode("ascii"), 0
+        return bool(block)
 
 
 class Bucket:
@@ -194,10 +297,11 @@ def state_of(bucket: Bucket, keys: List[bytes]) -> State:
                 break
     if not heads:
         raise Stopped("none of the records could be read and believed", 5)
-    files, chunks = {}, {}  # type: Tuple[Dict[str, Any], Dict[str, Any]]
-    for _, state in sorted(heads, key=lambda head: head[0]):
-        files.update(state[0])
-        chunks.update(state[1])
+    heads.sort(key=lambda head: head[0])
+    files, chunks = heads[0][1]
+    for _, state in heads[1:]:
+        files.update(state[0].items())
+        chunks.update(state[1].items())
     return files, chunks
 
 
@@ -214,15 +318,14 @@ def is_foreign(bucket: Bucket, chain: str, name: str) -> bool:
 
 def chain_from(bucket: Bucket, keys: List[bytes], chain: str, names: List[str]) -> Optional[Tuple[str, State]]:
     """What there is after the records `names`, and when the last was made; None if the first cannot be read."""
-    state, before, made = ({}, {}), None, ""  # type: Tuple[State, Optional[Tuple[int, str]], str]
+    state, before, made = (Table(), Table()), None, ""  # type: Tuple[State, Optional[Tuple[int, str]], str]
     for name in names:
         try:
             record = record_in(bucket, keys, chain, name)
             if before is None and record["sequence"] != 1:
                 if not record["state"]:
                     raise Damaged("what was before it is missing")
-                found = json.loads(expanded(b"".join(bucket.file(record["state"]))).decode())
-                state = (found["files"], found["chunks"])
+                read_state(bucket, record["state"], state)
         except (Damaged, ValueError, KeyError) as error:
             bucket.problem("index/%s/%s: %s" % (chain, name, error))
             if before is None:
@@ -231,12 +334,29 @@ def chain_from(bucket: Bucket, keys: List[bytes], chain: str, names: List[str]) 
         if before and (record["sequence"], record["previous"]) != (before[0] + 1, before[1]):
             bucket.problem("the records %d and %d do not follow one another" % (before[0], record["sequence"]))
         for path in record["removed"]:
-            state[0].pop(path, None)
-            state[1].pop(os.path.basename(path)[:-4] if path.startswith(CHUNKS) else "", None)
-        state[0].update(record["files"])
-        state[1].update(record["chunks"])
+            state[0].remove(path)
+            state[1].remove(os.path.basename(path)[:-4] if path.startswith(CHUNKS) else "")
+        state[0].update(record["files"].items())
+        state[1].update(record["chunks"].items())
         before, made = (record["sequence"], name[9:73]), record["made"]
     return (made, state) if before else None
+
+
+def read_state(bucket: Bucket, value: Any, state: State) -> None:
+    """Fill `state`, which is empty, with what the file `value` says. Raises Damaged, ValueError."""
+    with tempfile.TemporaryFile() as file:
+        for piece in bucket.file(value):
+            file.write(piece)
+        file.seek(0)
+        command = ["zstd", "-dcq", "--memory=128MB"]
+        with subprocess.Popen(command, stdin=file, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
+            assert child.stdout is not None
+            text = Text(child.stdout)
+            text.skip('{"files": ')
+            state[0].update(text.members())
+            text.skip(', "chunks": ')
+            state[1].update(text.members())
+            text.skip("}")
 
 
 def inside(root: str, path: str) -> bytes:
@@ -257,14 +377,14 @@ def write(bucket: Bucket, value: Any, target: bytes) -> None:
     os.rename(half, target)
 
 
-def needed(root: str, paths: List[str]) -> Set[str]:
+def needed(root: str, paths: List[str]) -> Table:
     """The chunks that the manifests among `paths` name."""
-    names = set()  # type: Set[str]
+    names = Table()
     for path in paths:
         if path.endswith(".manifest.zst") and os.path.exists(inside(root, path)):
             with open(inside(root, path), "rb") as file:
                 for line in expanded(file.read()).splitlines():
-                    names.update(name for name, _, _ in json.loads(line.decode()).get("extents") or ())
+                    names.update((name, 0) for name, _, _ in json.loads(line.decode()).get("extents") or ())
     return names
 
 
@@ -278,11 +398,11 @@ def restore(bucket: Bucket, state: State, root: str, dst: str) -> None:
     os.mkdir(root, 0o700)
     for path in paths:
         try:
-            write(bucket, files[path], inside(root, path))
+            write(bucket, files.get(path), inside(root, path))
         except (Damaged, OSError, ValueError) as error:
             bucket.problem("%s: %s" % (path, error))
-    wanted = sorted(needed(root, paths) if dst else chunks)
-    if wanted and not os.path.exists(os.path.join(root, ".store", "format.json")):
+    wanted = needed(root, paths) if dst else chunks
+    if any(True for _ in wanted) and not os.path.exists(os.path.join(root, ".store", "format.json")):
         os.makedirs(os.path.join(root, ".store"), 0o700, exist_ok=True)
         with open(os.path.join(root, ".store", "format.json"), "w", encoding="ascii") as file:
             file.write('{"format": 1}\n')
@@ -313,7 +433,7 @@ def run(options: argparse.Namespace) -> int:
         restore(bucket, state, options.root, options.dst or "")
         os.sync()
     else:
-        for path, value in sorted(state[0].items()):
+        for path, value in state[0].items():
             print("%d\t%s" % (value[0], path.encode("ascii", "backslashreplace").decode()))
     if bucket.problems:
         say("%d things are missing or damaged" % bucket.problems)
@@ -335,7 +455,7 @@ def main() -> int:
     except Stopped as stop:
         say(str(stop))
         return stop.status
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except FAILURES as error:
         say(str(error))
         return 1
     except KeyboardInterrupt:
