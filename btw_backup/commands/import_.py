@@ -6,7 +6,7 @@ never replaced. Nothing is sent off-site by this: sync, or the next run, does.
 
 With --from it rebuilds ROOT_PATH from a target instead: all that was sent there, or what is in DST and below. What is
 here already stays; so chunks that scrub set aside, and files that were deleted here, are healed by it, too. If it was
-interrupted, give the same command again.
+interrupted, give the same command again. With --as-of TIME as well it is what a bucket that keeps versions held then.
 
 example:
   btw-backup import /root/etc.tar
@@ -37,6 +37,8 @@ def run(context: Context, args: argparse.Namespace) -> None:
     if args.origin:
         _rebuild(context, args)
         return
+    if args.as_of:
+        raise UsageError("--as-of goes with --from")
     if args.file is None:
         raise UsageError("what is to be imported? give a FILE, or --from TARGET")
     if args.file == "-":
@@ -68,7 +70,7 @@ def _rebuild(context: Context, args: argparse.Namespace) -> None:
     with recall.opened(origin.origin_of(context, args), context.root) as recalled:
         rebuilt = recovery.rebuild(recalled.vault, context.root, below)
         for address in origin.configured(context):
-            if address.place.rstrip("/") == recalled.vault.name.rstrip("/"):
+            if not args.as_of and address.place.rstrip("/") == recalled.vault.name.rstrip("/"):
                 recovery.adopt(recalled.vault, context.config_dir / sync.KNOWN, address)
         context.say(f"{rebuilt.fetched} files fetched from {recalled.vault.name}; {rebuilt.known} there already")
         recalled.vault.problems += [f"{path}: {why}" for path, why in rebuilt.lost.items()]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from btw_backup import files, log
 from btw_backup.errors import Damaged, FatalUserError
-from btw_backup.offsite import Target, bucket, index, storekey
+from btw_backup.offsite import Readable, bucket, index, storekey
 from btw_backup.offsite.complaints import MAY_NOT_READ, is_refusal
 from btw_backup.offsite.index import File, Record, Ref, State
 from btw_backup.offsite.sealing import Identities
@@ -47,7 +47,7 @@ class Head:
 class ObjectVault:
     """What `target` holds. Contract: `Vault`. Raises `Damaged` if nothing of it can be proved."""
 
-    def __init__(self, target: Target, scratch: Path, identities: Identities, pins: Sequence[str]) -> None:
+    def __init__(self, target: Readable, scratch: Path, identities: Identities, pins: Sequence[str]) -> None:
         self.name = target.name
         self.problems: list[str] = []
         self._target = target
