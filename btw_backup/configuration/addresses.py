@@ -17,7 +17,10 @@ FIRST = "s3"
 """The name of the target that ``S3_URI_PREFIX`` is."""
 
 _PLACES = ("S3_URI_PREFIX", "S3CMD_CONFIG", "PATH")
-_COMMON = ("ENCRYPT_TO", "LAYOUT", "BANDWIDTH", "SERVER_SIDE_ENCRYPTION", "ALLOW_REMOVAL")
+_COMMON = (
+    *("ENCRYPT_TO", "LAYOUT", "BANDWIDTH", "SERVER_SIDE_ENCRYPTION", "ALLOW_REMOVAL"),
+    *("OBJECT_LOCK", "OBJECT_LOCK_MODE"),
+)
 """What a target may say for itself; what it does not say is as in the general configuration."""
 
 
@@ -25,7 +28,8 @@ _COMMON = ("ENCRYPT_TO", "LAYOUT", "BANDWIDTH", "SERVER_SIDE_ENCRYPTION", "ALLOW
 class Address:
     """A target: its `name`, where it is (``s3://…``, or the path of a folder), and how it wants to be treated.
 
-    `encrypt_to` are public keys of age. `allow_removal`: what was removed here for good may be removed there.
+    `encrypt_to` are public keys of age. `allow_removal`: what was removed here for good may be removed there. What is
+    written once is locked there for `object_lock` seconds, unless that is 0.
     """
 
     name: str
@@ -36,6 +40,8 @@ class Address:
     bandwidth: checks.Rates = ()
     server_side_encryption: bool = True
     allow_removal: bool = False
+    object_lock: float = 0.0
+    object_lock_mode: str = checks.LOCK_MODES[0]
 
     def rate(self, hour: int | None = None) -> int:
         """How many bytes per second may be sent at that hour, or now; 0 is as fast as can be."""
@@ -94,6 +100,8 @@ def _problems_of(name: str, entry: Mapping[str, Any], general: Mapping[str, Any]
             yield ImproperlyConfigured(f"{what}{key} must be {kind}")
     if ("PATH" in entry) == ("S3_URI_PREFIX" in entry) or ("S3CMD_CONFIG" in entry) != ("S3_URI_PREFIX" in entry):
         yield ImproperlyConfigured(f"{what}it needs either PATH, or S3_URI_PREFIX and S3CMD_CONFIG")
+    if "PATH" in entry and entry.get("OBJECT_LOCK") is not None:
+        yield ImproperlyConfigured(f"{what}a folder cannot be locked", "OBJECT_LOCK is for targets in S3")
     address = _address(name, entry, general)
     if address.layout == "mirror" and address.encrypt_to:
         hint = 'LAYOUT = "objects", or ENCRYPT_TO = [] for that target'
@@ -134,4 +142,6 @@ def _address(name: str, entry: Mapping[str, Any], general: Mapping[str, Any]) ->
         bandwidth=said("BANDWIDTH") or (),
         server_side_encryption=said("SERVER_SIDE_ENCRYPTION"),
         allow_removal=said("ALLOW_REMOVAL"),
+        object_lock=(said("OBJECT_LOCK") or 0.0) if "S3_URI_PREFIX" in entry else 0.0,
+        object_lock_mode=said("OBJECT_LOCK_MODE"),
     )

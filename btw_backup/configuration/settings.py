@@ -155,8 +155,8 @@ SETTINGS = (
     Setting(
         "OFFSITE", (GENERAL,), "a dictionary of dictionaries", _targets, None, "{}",
         "further targets by their names: each has ``PATH``, or ``S3_URI_PREFIX`` and ``S3CMD_CONFIG``, and may have "
-        "its own ``LAYOUT``, ``ENCRYPT_TO``, ``BANDWIDTH``, ``SERVER_SIDE_ENCRYPTION`` and ``ALLOW_REMOVAL``. ``{}`` "
-        "says that backups stay on this machine only",
+        "its own ``LAYOUT``, ``ENCRYPT_TO``, ``BANDWIDTH``, ``SERVER_SIDE_ENCRYPTION``, ``ALLOW_REMOVAL``, "
+        "``OBJECT_LOCK`` and ``OBJECT_LOCK_MODE``. ``{}`` says that backups stay on this machine only",
     ),
     Setting(
         "ENCRYPT_TO", (GENERAL,), "a list of public keys of age, age1…", checks.recipients, (), "[]",
@@ -180,6 +180,16 @@ SETTINGS = (
     Setting(
         "ALLOW_REMOVAL", (GENERAL,), "True or False", _flag, False, "False",
         "whether what ``rm`` removed and ``cleanup`` freed here is removed at the targets, too; else nothing ever is",
+    ),
+    Setting(
+        "OBJECT_LOCK", (GENERAL,), "a duration of a day or more, or None", checks.lock_span, None, '"30 days"',
+        "how long nobody may delete or change what was sent to S3, in buckets that were made with object lock; ``lock "
+        "extend`` renews it for what is still kept",
+    ),
+    Setting(
+        "OBJECT_LOCK_MODE", (GENERAL,), "one of " + ", ".join(checks.LOCK_MODES), _one_of(*checks.LOCK_MODES),
+        "GOVERNANCE", '"GOVERNANCE"',
+        "who may lift that: the owner of the bucket if need be, or with COMPLIANCE nobody, whatever it costs",
     ),
     Setting(
         "LOCK_WAIT", (GENERAL,), "a duration", _seconds, 600.0, '"10m"',

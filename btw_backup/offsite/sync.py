@@ -16,6 +16,7 @@ from btw_backup.configuration.addresses import FIRST, Address
 from btw_backup.configuration.config import Config
 from btw_backup.errors import FatalUserError, Locked, NotOffsite, ProgramFailed
 from btw_backup.keepers import Owe, OweRemoval
+from btw_backup.offsite import Retained
 
 if TYPE_CHECKING:
     from btw_backup.offsite import Target
@@ -108,7 +109,7 @@ def scrub(address: Address, general: Config, config_dir: Path, *, percent: float
     from btw_backup.offsite.state import PUSH, SYNC  # noqa: PLC0415 - as above
 
     noted = _prepared(config_dir, address)
-    with locks.lock(_lock_folder(config_dir, address), exclusive=True, wait=wait):
+    with locks.lock(lock_folder(config_dir, address), exclusive=True, wait=wait):
         if address.layout == "mirror":
             known = storekey.private(config_dir / KNOWN)
             target = target_of(address, general, config_dir)
@@ -140,7 +141,13 @@ def target_of(address: Address, general: Config, config_dir: Path, root: Path | 
     if address.s3cmd_config:
         from btw_backup.offsite.s3cmd import S3  # noqa: PLC0415 - as above
 
-        return S3(address, mirrored, general["SYNC_TIMEOUT"])
+        target = S3(address, mirrored, general["SYNC_TIMEOUT"])
+        if not address.object_lock:
+            return target
+        from btw_backup.offsite.object_lock import Locking  # noqa: PLC0415 - as above
+        from btw_backup.offsite.signed import Signed  # noqa: PLC0415 - as above
+
+        return Locking(target, partial(Signed, address.place, address.s3cmd_config), address)
     from btw_backup.offsite.folder import Folder  # noqa: PLC0415 - as above
 
     return Folder(address.place, mirrored, config_dir / KNOWN / f"{address.name}.id", address.rate)
@@ -170,7 +177,7 @@ def _send(address: Address, general: Config, config_dir: Path, wait: float, *, v
     if not noted.pending() and not verify:
         return
     try:
-        with locks.lock(_lock_folder(config_dir, address), exclusive=True, wait=wait):
+        with locks.lock(lock_folder(config_dir, address), exclusive=True, wait=wait):
             _work_off(address, general, config_dir, noted)
             if verify:
                 noted.owe(SYNC, "")
@@ -188,13 +195,15 @@ def _remove(address: Address, general: Config, config_dir: Path, wait: float) ->
     if not leaving.pending():
         return
     try:
-        with locks.lock(_lock_folder(config_dir, address), exclusive=True, wait=wait):
+        with locks.lock(lock_folder(config_dir, address), exclusive=True, wait=wait):
             if journal(config_dir, address.name).pending():
                 log.debug(f"nothing is removed at {address.place}, because another run sends there")
                 return
             _remove_noted(address, general, config_dir, leaving)
             if not leaving.pending():
                 leaving.reset()
+    except Retained as error:
+        log.warn(f"not removed at {address.place} yet: {error.message}", error.hint)
     except (Locked, ProgramFailed) as error:
         if left := [debt.path for debt in leaving.pending()]:
             raise removals.not_removed(left, address.place, error.message) from error
@@ -214,7 +223,8 @@ def _remove_noted(address: Address, general: Config, config_dir: Path, leaving: 
         sending.remove(target, leaving)
 
 
-def _lock_folder(config_dir: Path, address: Address) -> Path:
+def lock_folder(config_dir: Path, address: Address) -> Path:
+    """Whose lock lets one run at a time send to a target."""
     return config_dir / (LOCK_FOLDER if address.name == FIRST else f"{LOCK_FOLDER}.{address.name}")
 
 
