@@ -5,7 +5,8 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
-lines = (HERE / "requirements.txt").read_text().splitlines()
+lines = [line.partition("#")[0].strip() for line in (HERE / "requirements.txt").read_text().splitlines()]
+OPTIONAL = '; extra == "lock"'
 
 setup(
     name="btw-backup",
@@ -16,6 +17,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["btw_backup", "btw_backup.*"]),
     package_data={"btw_backup.store.rescue": ["README.txt"], "btw_backup.offsite.rescue": ["README.txt"]},
-    install_requires=[line.partition("#")[0].strip() for line in lines if line.partition("#")[0].strip()],
+    install_requires=[line for line in lines if line and not line.endswith(OPTIONAL)],
+    extras_require={"lock": [line.removesuffix(OPTIONAL) for line in lines if line.endswith(OPTIONAL)]},
     entry_points={"console_scripts": ["btw-backup = btw_backup.cli:run"]},
 )

@@ -70,6 +70,14 @@ def _single(backups: list[Backup], spec: str, now: datetime) -> list[Backup]:
     return named or _by_prefix(backups, spec) or _not_younger(backups, _moment(spec, now))
 
 
+def moment(text: str, now: datetime) -> datetime:
+    """The time that somebody gives where a SPEC could give one. Raises `UsageError` if it is none."""
+    found = _moment(text.strip(), now, strict=False)
+    if found is None:
+        raise UsageError(f"{text} is no time", 'a stamp, a date, "yesterday", "2h ago" or "2026-11-21 13:00"')
+    return found
+
+
 def _by_prefix(backups: list[Backup], spec: str) -> list[Backup]:
     """Backups of a unique stamp or uid prefix. A whole date is a time, not a prefix."""
     if len(spec) < 4 or _DATE.fullmatch(spec):

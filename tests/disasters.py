@@ -105,7 +105,7 @@ def ransomware(scene: Scene) -> Iterator[None]:
     guarded.allow("host", scene.run("btw-backup offsite policy"))
     scene.run("btw-backup fs /etc hosts/etc; btw-backup sync; btw-backup doctor --attack | grep -c 's3: delete'")
     time.sleep(2)
-    scene.replaced["2d"] = f"'{datetime.now(UTC):%Y-%m-%d %H:%M:%S}'"
+    scene.replaced["yesterday"] = f"'{datetime.now(UTC):%Y-%m-%d %H:%M:%S}'"
     time.sleep(2)
     before = guarded.keys()
     _burgle(guarded, before)
@@ -115,7 +115,6 @@ def ransomware(scene: Scene) -> Iterator[None]:
     scene.run("cp -a /root/.btw-backup /srv/config-kept; cp -a /var/backups/btw-backup /srv/root-kept")
     scene.run("rm -rf /root/.btw-backup /var/backups/btw-backup; cp -a /srv/etc-before/. /etc/")
     guarded.s3cmd_config(scene.machine / "srv/stick/s3cfg", "rescuer")
-    guarded.rclone_config(scene.machine / "srv/stick/rclone.conf", "rescuer")
     yield
     scene.same("/srv/etc-before", "/root/etc-before")
 

@@ -127,14 +127,6 @@ class Guarded:
         key, secret = self.credentials[who]
         Bucket(Server(self.port, key, secret), "bucket").s3cmd_config(path)
 
-    def rclone_config(self, path: Path, who: str) -> None:
-        """Write a configuration for rclone."""
-        key, secret = self.credentials[who]
-        path.write_text(
-            f"[bucket]\ntype = s3\nprovider = Other\naccess_key_id = {key}\nsecret_access_key = {secret}\n"
-            f"endpoint = http://127.0.0.1:{self.port}\nregion = us-east-1\n"
-        )
-
 
 EVERYTHING = '{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}'
 READING = (

@@ -29,6 +29,7 @@ NAMES = (
     "sync-state",
     "keys",
     "offsite",
+    "lock",
     "catalogue",
     "config",
     "doctor",

@@ -6,7 +6,8 @@ if there is an error. Nothing is changed. With -q only warnings and errors are s
 
 With --attack it tries, with the credentials of this machine and on an object of its own, to overwrite, read and
 delete at every target, and says what is in force: whoever breaks into this machine can do the same to the backups
-there. It writes an object of 64 bytes below probe/, which stays there if it cannot be deleted.
+there. It writes an object of 64 bytes below probe/, which stays there if it cannot be deleted. Where OBJECT_LOCK
+is set it locks one for two minutes, and tries to shorten that, and to destroy it.
 
 example:
   btw-backup doctor

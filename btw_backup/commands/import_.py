@@ -9,6 +9,7 @@ here already stays; so chunks that scrub set aside, and files that were deleted 
 interrupted, give the same command again. With --take-over this machine goes on at the target, which is one of its
 configuration, in the place of the one that sent all that, which is gone for good: what is there is as if it had sent it
 itself, and what rm and cleanup remove here can be removed there, too, if ALLOW_REMOVAL says so.
+With --as-of TIME as well it is what a bucket that keeps versions held then.
 
 example:
   btw-backup import /root/etc.tar
@@ -42,6 +43,8 @@ def run(context: Context, args: argparse.Namespace) -> None:
         return
     if args.take_over:
         raise UsageError("--take-over goes with --from")
+    if args.as_of:
+        raise UsageError("--as-of goes with --from")
     if args.file is None:
         raise UsageError("what is to be imported? give a FILE, or --from TARGET")
     if args.file == "-":
@@ -70,6 +73,8 @@ def _rebuild(context: Context, args: argparse.Namespace) -> None:
         raise UsageError("--from takes one DST at most, and keeps its name")
     if args.take_over and (args.file or len(args.origin) > 1):
         raise UsageError("--take-over goes with one --from, and without DST: all of it is needed")
+    if args.take_over and args.as_of:
+        raise UsageError("--take-over goes without --as-of: what is there now is gone on with")
     places.check_identity(context.root, context.config_dir)
     below = places.place(context.root, args.file).dst if args.file else ""
     with recall.opened(origin.origin_of(context, args), context.root) as recalled:
@@ -78,7 +83,7 @@ def _rebuild(context: Context, args: argparse.Namespace) -> None:
         if args.take_over and not found:
             raise FatalUserError(f"{place} is no target of this configuration: nothing is sent there")
         rebuilt = recovery.rebuild(recalled.vault, context.root, below)
-        for address in () if args.take_over else found:
+        for address in () if args.take_over or args.as_of else found:
             recovery.adopt(recalled.vault, known, address)
         context.say(f"{rebuilt.fetched} files fetched from {recalled.vault.name}; {rebuilt.known} there already")
         recalled.vault.problems += [f"{path}: {why}" for path, why in rebuilt.lost.items()]

@@ -54,7 +54,8 @@ def run(context: Context, args: argparse.Namespace) -> None:
 
 def _test(context: Context, args: argparse.Namespace) -> None:
     problems: list[FatalUserError] = []
-    found = [address for address in sync.targets(context.config) if address.encrypt_to]
+    known = [address for address in sync.targets(context.config) if address.encrypt_to]
+    found = [replace(address, object_lock=0.0) for address in known]  # it is only read
     if args.s3cmd_config:
         found = [replace(one, s3cmd_config=args.s3cmd_config) if one.s3cmd_config else one for one in found]
     if not found:

@@ -9,6 +9,8 @@ At a target with ALLOW_REMOVAL = True it can delete as well: in a mirror what is
 objects, but not the records of them. What is deleted there goes for good only when a rule of the bucket says so
 (NoncurrentVersionExpiration), if there is versioning; give it as many days as you need to notice a thief.
 
+At a target with OBJECT_LOCK it can lock, for not much longer than that, and can neither shorten nor lift a lock.
+
 A target with the layout mirror that gets backups of type rdiff needs to overwrite, and to delete what rdiff-backup
 replaces: that is in it.
 

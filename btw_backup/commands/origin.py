@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from btw_backup import specs
+from btw_backup.clock import utc_now
 from btw_backup.commands.command import Context
 from btw_backup.configuration.addresses import Address
 from btw_backup.errors import ImproperlyConfigured
@@ -32,6 +34,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fingerprint", action="append", default=[], metavar="HEX", help="believe only the store key that has this"
     )
+    parser.add_argument("--as-of", metavar="TIME", help="read what a versioned bucket held then")
 
 
 def origin_of(context: Context, args: argparse.Namespace) -> "Origin":
@@ -42,7 +45,8 @@ def origin_of(context: Context, args: argparse.Namespace) -> "Origin":
     known = configured(context)
     found = [recall.address_of(each, args.s3cmd_config, known, allow_http=args.allow_http) for each in args.origin]
     identities = Identities(args.identity)
-    return recall.Origin(found, identities, [*args.fingerprint, *keypair.pins_in(identities.text)])
+    as_of = None if args.as_of is None else specs.moment(args.as_of, utc_now())
+    return recall.Origin(found, identities, [*args.fingerprint, *keypair.pins_in(identities.text)], as_of)
 
 
 def configured(context: Context) -> Sequence[Address]:

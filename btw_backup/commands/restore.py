@@ -17,12 +17,16 @@ configuration by its name, the path of a folder, or s3://BUCKET/PATH with --s3cm
 the secret key, if what was sent is encrypted. --from TARGET --list shows what is there. Beside TARGET there must be
 room for the compressed backup, too.
 
+With --as-of TIME a bucket that keeps versions is read as it was then, by the clock of its server: what was overwritten
+or deleted since is there again. TIME is as in SPEC, in UTC.
+
 example:
   btw-backup restore www /tmp/www
   btw-backup restore www@yesterday /tmp/www --path etc/hosts --path home/joe
   btw-backup restore www - | tar -tv
   btw-backup restore db/shop --database shop2
   btw-backup restore --from s3://bucket/backups --s3cmd-config s3cfg --identity backup.key www /tmp/www
+  btw-backup restore --from s3://bucket/backups --s3cmd-config s3cfg --as-of "2026-11-20 13:00" www /tmp/www
 """
 
 import argparse
@@ -62,7 +66,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(context: Context, args: argparse.Namespace) -> None:
     """Find the backup, and restore it."""
-    if args.list or args.origin:
+    if args.list or args.origin or args.as_of:
         _from_elsewhere(context, args)
         return
     if args.address is None:
@@ -78,6 +82,8 @@ def run(context: Context, args: argparse.Namespace) -> None:
 
 def _from_elsewhere(context: Context, args: argparse.Namespace) -> None:
     """Restore from a target, without anything that is here."""
+    if args.as_of and not args.origin:
+        raise UsageError("--as-of goes with --from")
     if not args.origin or (args.list and (args.address or args.target or args.database)):
         raise UsageError("--list goes with --from, and alone")
     if not args.list and (args.address is None or (args.target is None) == (args.database is None)):
@@ -171,6 +177,6 @@ COMMAND = Command(
     arguments,
     run,
     lock=SHARED,
-    usage="[-h] [--path PATH] [--into] [--force] [--from TARGET [--s3cmd-config FILE] [--identity KEY]]"
+    usage="[-h] [--path PATH] [--into] [--force] [--from TARGET [--s3cmd-config FILE] [--identity KEY] [--as-of TIME]]"
     " DST[@SPEC] (TARGET | - | --database NAME) | --from TARGET --list",
 )

@@ -17,7 +17,10 @@ FIRST = "s3"
 """The name of the target that ``S3_URI_PREFIX`` is."""
 
 _PLACES = ("S3_URI_PREFIX", "S3CMD_CONFIG", "PATH")
-_COMMON = ("ENCRYPT_TO", "LAYOUT", "BANDWIDTH", "SERVER_SIDE_ENCRYPTION", "ALLOW_REMOVAL", "ALLOW_HTTP")
+_COMMON = (
+    *("ENCRYPT_TO", "LAYOUT", "BANDWIDTH", "SERVER_SIDE_ENCRYPTION", "ALLOW_REMOVAL", "ALLOW_HTTP"),
+    *("OBJECT_LOCK", "OBJECT_LOCK_MODE"),
+)
 """What a target may say for itself; what it does not say is as in the general configuration."""
 
 
@@ -27,6 +30,7 @@ class Address:
 
     `encrypt_to` are public keys of age. `allow_removal`: what was removed here for good may be removed there.
     `allow_http`: it may be spoken to over HTTP; None if nobody said so, and the old script would have done it.
+    What is written once is locked there for `object_lock` seconds, unless that is 0.
     """
 
     name: str
@@ -38,6 +42,8 @@ class Address:
     server_side_encryption: bool = True
     allow_removal: bool = False
     allow_http: bool | None = False
+    object_lock: float = 0.0
+    object_lock_mode: str = checks.LOCK_MODES[0]
 
     def rate(self, hour: int | None = None) -> int:
         """How many bytes per second may be sent at that hour, or now; 0 is as fast as can be."""
@@ -96,6 +102,8 @@ def _problems_of(name: str, entry: Mapping[str, Any], general: Mapping[str, Any]
             yield ImproperlyConfigured(f"{what}{key} must be {kind}")
     if ("PATH" in entry) == ("S3_URI_PREFIX" in entry) or ("S3CMD_CONFIG" in entry) != ("S3_URI_PREFIX" in entry):
         yield ImproperlyConfigured(f"{what}it needs either PATH, or S3_URI_PREFIX and S3CMD_CONFIG")
+    if "PATH" in entry and entry.get("OBJECT_LOCK") is not None:
+        yield ImproperlyConfigured(f"{what}a folder cannot be locked", "OBJECT_LOCK is for targets in S3")
     address = _address(name, entry, general)
     if address.layout == "mirror" and address.encrypt_to:
         hint = 'LAYOUT = "objects", or ENCRYPT_TO = [] for that target'
@@ -139,4 +147,6 @@ def _address(name: str, entry: Mapping[str, Any], general: Mapping[str, Any]) ->
         server_side_encryption=said("SERVER_SIDE_ENCRYPTION"),
         allow_removal=said("ALLOW_REMOVAL"),
         allow_http=unsaid if (http := said("ALLOW_HTTP")) is None else http,
+        object_lock=(said("OBJECT_LOCK") or 0.0) if "S3_URI_PREFIX" in entry else 0.0,
+        object_lock_mode=said("OBJECT_LOCK_MODE"),
     )

@@ -4,9 +4,15 @@ import os
 import re
 from typing import Any
 
+from btw_backup.clock import seconds_of
+
 LAYOUTS = ("mirror", "objects")
 """How a target is laid out: the same paths as below ROOT_PATH, or objects that are written once, and an index."""
 
+LOCK_MODES = ("GOVERNANCE", "COMPLIANCE")
+"""How S3 locks an object: so that a right of its own is needed to lift that, or so that nobody can."""
+
+_DAY, _LONGEST = 86400, 36500 * 86400  # S3 takes no more than 100 years
 _RECIPIENT = re.compile(r"age1[02-9ac-hj-np-z]{58}")
 _RATE = re.compile(r"(\d{1,12})([kKMG]?)")
 _HOURS = re.compile(r"(\d\d)-(\d\d)")
@@ -63,3 +69,13 @@ def _hours(value: Any) -> tuple[int, int]:
     if not found or int(found[1]) > 24 or int(found[2]) > 24:
         raise ValueError
     return int(found[1]), int(found[2])
+
+
+def lock_span(value: Any) -> float:
+    """How many seconds objects are locked; 0 for not at all."""
+    if value is None:
+        return 0.0
+    seconds = seconds_of(value) if isinstance(value, str) else None
+    if seconds is None or not _DAY <= seconds <= _LONGEST:
+        raise ValueError
+    return seconds

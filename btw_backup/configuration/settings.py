@@ -155,8 +155,8 @@ SETTINGS = (
     Setting(
         "OFFSITE", (GENERAL,), "a dictionary of dictionaries", _targets, None, "{}",
         "further targets by their names: each has ``PATH``, or ``S3_URI_PREFIX`` and ``S3CMD_CONFIG``, and may have "
-        "its own ``LAYOUT``, ``ENCRYPT_TO``, ``BANDWIDTH``, ``SERVER_SIDE_ENCRYPTION``, ``ALLOW_REMOVAL`` and "
-        "``ALLOW_HTTP``. ``{}`` says that backups stay on this machine only",
+        "its own ``LAYOUT``, ``ENCRYPT_TO``, ``BANDWIDTH``, ``SERVER_SIDE_ENCRYPTION``, ``ALLOW_REMOVAL``, "
+        "``ALLOW_HTTP``, ``OBJECT_LOCK`` and ``OBJECT_LOCK_MODE``. ``{}`` says that backups stay on this machine only",
     ),
     Setting(
         "ENCRYPT_TO", (GENERAL,), "a list of public keys of age, age1…", checks.recipients, (), "[]",
@@ -185,6 +185,16 @@ SETTINGS = (
         "ALLOW_HTTP", (GENERAL,), "True or False", _flag, None, "True",
         "whether s3cmd may speak HTTP to another machine, which everybody on the way can read and fake. By default it "
         "may not, but for what the old script has sent over HTTP, which goes on with a warning",
+    ),
+    Setting(
+        "OBJECT_LOCK", (GENERAL,), "a duration of a day or more, or None", checks.lock_span, None, '"30 days"',
+        "how long nobody may delete or change what was sent to S3, in buckets that were made with object lock; ``lock "
+        "extend`` renews it for what is still kept",
+    ),
+    Setting(
+        "OBJECT_LOCK_MODE", (GENERAL,), "one of " + ", ".join(checks.LOCK_MODES), _one_of(*checks.LOCK_MODES),
+        "GOVERNANCE", '"GOVERNANCE"',
+        "who may lift that: the owner of the bucket if need be, or with COMPLIANCE nobody, whatever it costs",
     ),
     Setting(
         "LOCK_WAIT", (GENERAL,), "a duration", _seconds, 600.0, '"10m"',

@@ -1,6 +1,6 @@
 """What the credentials of this machine allow at each target: one finding for each thing that was tried."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -8,10 +8,12 @@ from btw_backup.configuration.addresses import Address
 from btw_backup.configuration.config import Config
 from btw_backup.errors import FatalUserError
 from btw_backup.health.findings import ERROR, OK, WARNING, Finding
-from btw_backup.offsite import attack, sync
-from btw_backup.offsite.attack import Attacked
+from btw_backup.offsite import Target, attack, sync
+from btw_backup.offsite.attack import Attacked, LockAttacked
+from btw_backup.offsite.signed import Signed
 
 _HINT = "btw-backup offsite policy prints what to allow; versioning keeps what is overwritten"
+_LOCK_HINT = "s3:BypassGovernanceRetention and s3:DeleteObjectVersion are for nobody here: btw-backup offsite policy"
 
 
 def attempts(general: Config, config_dir: Path) -> Iterator[Finding]:
@@ -21,10 +23,22 @@ def attempts(general: Config, config_dir: Path) -> Iterator[Finding]:
         try:
             found = attack.attack(make)
             removal = attack.attack(make, "objects/").delete if _removes_objects(address) else found.delete
+            locks = _of_locks(address, make) if address.object_lock else None
         except FatalUserError as error:
             yield Finding(ERROR, f"attack on {address.name}", error.message, error.hint)
             continue
         yield from judged(address, found, removal=removal)
+        if locks:
+            for what, could in (
+                ("shorten the lock of", locks.shorten),
+                ("destroy, in spite of a lock,", locks.destroy),
+            ):
+                yield _finding(address, what, could, _LOCK_HINT)
+
+
+def _of_locks(address: Address, make: Callable[[Path], Target]) -> LockAttacked:
+    signed = Signed(address.place, address.s3cmd_config)
+    return attack.attack_lock(make, signed, address.object_lock_mode)
 
 
 def _removes_objects(address: Address) -> bool:

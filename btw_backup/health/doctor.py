@@ -15,6 +15,7 @@ from btw_backup.configuration import config, jobs
 from btw_backup.configuration.addresses import Address
 from btw_backup.configuration.jobs import Job
 from btw_backup.errors import FatalUserError, NoCatalogue
+from btw_backup.health import object_locks
 from btw_backup.health.findings import ERROR, OK, WARNING, Finding, judge_clock, judge_space
 from btw_backup.health.patient import Patient
 from btw_backup.inventory import overview
@@ -233,6 +234,8 @@ def _offsite(patient: Patient) -> Iterator[Finding]:
         yield Finding(OK, "off-site", "nowhere: backups stay on this machine only, as OFFSITE = {} says")
     for address in targets:
         yield _target(patient, address)
+        if address.object_lock:
+            yield from object_locks.looked_at(address, patient.config_dir, patient.now)
         if address.place.startswith("/") and patient.root and Path(address.place).is_dir():
             yield _other_disk(patient.root, address)
         if left := len(removals.journal(patient.config_dir, address).pending()):

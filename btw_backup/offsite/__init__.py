@@ -12,6 +12,14 @@ class Unreachable(ProgramFailed):
     """A target does not answer, or answers nothing but errors; there is no use in trying anything else with it now."""
 
 
+class Refused(ProgramFailed):
+    """The credentials of this machine lack a right, or what was asked for is locked."""
+
+
+class Retained(ProgramFailed):
+    """A target does not remove something yet, because it is locked until a date: as it should be."""
+
+
 @dataclass(frozen=True, slots=True)
 class Stored:
     """What a target's listing says of one object: its size, and a checksum that only the target understands."""
@@ -22,6 +30,21 @@ class Stored:
 
 Listing = Mapping[str, Stored]
 """Objects by their path, relative to the target and to the folder that it mirrors."""
+
+
+class Readable(Protocol):
+    """The contract of what backups can be read from: what of `Target` that needs."""
+
+    name: str
+
+    def probe(self) -> None:
+        """See `Target`."""
+
+    def listing(self, prefix: str, *, recursive: bool) -> Listing:
+        """See `Target`."""
+
+    def fetch(self, paths: Sequence[str], folder: Path) -> str:
+        """See `Target`."""
 
 
 class Target(Protocol):

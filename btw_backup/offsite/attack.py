@@ -5,14 +5,18 @@ import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 from btw_backup import files
+from btw_backup.clock import utc_now
 from btw_backup.errors import FatalUserError, ProgramFailed
 from btw_backup.offsite import Target
+from btw_backup.offsite.signed import Retention, Signed
 
 _FOLDER = "probe"
 _SIZE = 64
+_A_MINUTE = timedelta(minutes=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,33 @@ def attack(make: Callable[[Path], Target], below: str = "") -> Attacked:
         with suppress(ProgramFailed):  # refused in a way that s3cmd takes for the end of the world
             target.remove([path])
         return Attacked(overwrite, read, path not in target.listing(path, recursive=False))
+
+
+@dataclass(frozen=True, slots=True)
+class LockAttacked:
+    """What this machine's credentials allow to do to what is locked: to shorten its lock, to destroy it."""
+
+    shorten: bool
+    destroy: bool
+
+
+def attack_lock(make: Callable[[Path], Target], signed: Signed, mode: str) -> LockAttacked:
+    """Lock an object of our own for two minutes, and attack its lock. Raises `FatalUserError`."""
+    with tempfile.TemporaryDirectory(prefix=".btw-backup-attack-") as name:
+        folder, path = Path(name), f"{_FOLDER}/{secrets.token_hex(16)}"
+        complaint = _put(make(folder), folder, path, secrets.token_bytes(_SIZE))
+    version = next((one.identity for one in signed.versions(path) if not one.is_marker), "")
+    if not version:
+        raise FatalUserError(f"{signed.name}: cannot even write: {complaint or 'the object did not arrive'}")
+    until = utc_now().replace(microsecond=0) + 2 * _A_MINUTE
+    signed.retain(path, Retention(mode, until), version)
+    with suppress(ProgramFailed):
+        signed.retain(path, Retention(mode, until - _A_MINUTE), version, bypass=True)
+    found = signed.retention(path, version)
+    with suppress(ProgramFailed):
+        signed.destroy(path, version)
+    is_there = any(one.identity == version for one in signed.versions(path))
+    return LockAttacked(shorten=found is None or found.until < until, destroy=not is_there)
 
 
 def _put(target: Target, folder: Path, path: str, content: bytes) -> str:

@@ -19,7 +19,7 @@ _GONE = re.compile(
     rb"timed out|onnection refused|etwork is unreachable|o route to host|ame or service not known|"
     rb"emporary failure in name resolution|o address associated|ertificate verify failed|CERTIFICATE_VERIFY_FAILED"
 )
-_HINTS = {
+HINTS = {
     "AccessDenied": "its credentials lack a right; btw-backup offsite policy prints what is needed",
     "RequestTimeTooSkewed": "the clock of this machine is wrong",
     "NoSuchBucket": "somebody has to make the bucket first",
@@ -63,6 +63,6 @@ class Complaints:
         if isinstance(error, MissingProgram):
             return error
         message = f"s3cmd: {self._reason}" if self._gave_up and self._reason else error.message
-        hint = error.hint or next((hint for what, hint in _HINTS.items() if what in message), "")
+        hint = error.hint or next((hint for what, hint in HINTS.items() if what in message), "")
         kind = Unreachable if self._gave_up or isinstance(error, TimedOut) else ProgramFailed
         return kind(message, hint, error.returncode)

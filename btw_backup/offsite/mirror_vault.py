@@ -5,7 +5,7 @@ from pathlib import Path
 
 from btw_backup import files
 from btw_backup.errors import Damaged
-from btw_backup.offsite import Target
+from btw_backup.offsite import Readable
 from btw_backup.offsite.parts import stays_here
 from btw_backup.offsite.vault import CHUNKS, check_chunk_path, fetched, put
 from btw_backup.progress import Advance
@@ -18,7 +18,7 @@ class MirrorVault:
     """What `target` holds. Contract: `Vault`. A file is proved by its length; its content is proved by what reads it:
     a backup has the digest in its record."""
 
-    def __init__(self, target: Target, scratch: Path) -> None:
+    def __init__(self, target: Readable, scratch: Path) -> None:
         self.name = target.name
         self.problems: list[str] = []
         self._target = target

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from btw_backup import files, log
 from btw_backup.errors import Damaged, FatalUserError
-from btw_backup.offsite import Target, bucket, index, trusted
+from btw_backup.offsite import Readable, bucket, index, trusted
 from btw_backup.offsite.contents import Contents, Head
 from btw_backup.offsite.index import File, Record, Ref
 from btw_backup.offsite.sealing import Identities
@@ -38,7 +38,7 @@ class _Found:
 class ObjectVault:
     """What `target` holds. Contract: `Vault`. Raises `Damaged` if nothing of it can be proved."""
 
-    def __init__(self, target: Target, scratch: Path, identities: Identities, pins: Sequence[str]) -> None:
+    def __init__(self, target: Readable, scratch: Path, identities: Identities, pins: Sequence[str]) -> None:
         self.name = target.name
         self.problems: list[str] = []
         self._target = target

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 
@@ -70,6 +71,17 @@ def files_below(root: str, folder: str, on_error: OnError) -> Iterator[str]:
     yield from here
     for each in folders:
         yield from files_below(root, each, on_error)
+
+
+def files_in_order(root: str, folder: str = "") -> Iterator[tuple[str, int]]:
+    """The same of all folders that can be read, with their sizes, in the order in which S3 lists them."""
+    here, folders = _content(root, folder, lambda folder, error: debug(f"{folder}: {error.strerror}"))
+    for path in sorted([*here, *folders]):
+        if path.endswith("/"):
+            yield from files_in_order(root, path)
+        else:
+            with suppress(FileNotFoundError):
+                yield path, os.lstat(os.path.join(root, path)).st_size
 
 
 def stays_here(name: str) -> bool:

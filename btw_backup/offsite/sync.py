@@ -3,20 +3,20 @@
 Each target has a journal of its own: ``sync_state`` for the first, ``sync_state.NAME`` for the others.
 """
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from btw_backup import files, locks, log
+from btw_backup import locks, log
 from btw_backup.configuration import addresses, config
 from btw_backup.configuration.addresses import FIRST, Address
 from btw_backup.configuration.config import Config
 from btw_backup.errors import FatalUserError, Locked, NotOffsite, ProgramFailed
 from btw_backup.keepers import Owe, OweRemoval
+from btw_backup.offsite import Retained
 
 if TYPE_CHECKING:
     from btw_backup.offsite import Target
@@ -109,7 +109,7 @@ def scrub(address: Address, general: Config, config_dir: Path, *, percent: float
     from btw_backup.offsite.state import PUSH, SYNC  # noqa: PLC0415 - as above
 
     noted = _prepared(config_dir, address)
-    with locks.lock(_lock_folder(config_dir, address), exclusive=True, wait=wait):
+    with locks.lock(lock_folder(config_dir, address), exclusive=True, wait=wait):
         if address.layout == "mirror":
             known = storekey.private(config_dir / KNOWN)
             target = target_of(address, general, config_dir)
@@ -141,7 +141,13 @@ def target_of(address: Address, general: Config, config_dir: Path, root: Path | 
     if address.s3cmd_config:
         from btw_backup.offsite.s3cmd import S3  # noqa: PLC0415 - as above
 
-        return S3(_as_before(address, config_dir), mirrored, general["SYNC_TIMEOUT"])
+        target = S3(_as_before(address, config_dir), mirrored, general["SYNC_TIMEOUT"])
+        if not address.object_lock:
+            return target
+        from btw_backup.offsite.object_lock import Locking  # noqa: PLC0415 - as above
+        from btw_backup.offsite.signed import Signed  # noqa: PLC0415 - as above
+
+        return Locking(target, partial(Signed, address.place, address.s3cmd_config), address)
     from btw_backup.offsite.folder import Folder  # noqa: PLC0415 - as above
 
     return Folder(address.place, mirrored, config_dir / KNOWN / f"{address.name}.id", address.rate)
@@ -177,7 +183,7 @@ def _send(address: Address, general: Config, config_dir: Path, wait: float, *, v
     if not noted.pending() and not verify:
         return
     try:
-        with locks.lock(_lock_folder(config_dir, address), exclusive=True, wait=wait):
+        with locks.lock(lock_folder(config_dir, address), exclusive=True, wait=wait):
             _work_off(address, general, config_dir, noted)
             if verify:
                 noted.owe(SYNC, "")
@@ -195,13 +201,15 @@ def _remove(address: Address, general: Config, config_dir: Path, wait: float) ->
     if not leaving.pending():
         return
     try:
-        with locks.lock(_lock_folder(config_dir, address), exclusive=True, wait=wait):
+        with locks.lock(lock_folder(config_dir, address), exclusive=True, wait=wait):
             if journal(config_dir, address.name).pending():
                 log.debug(f"nothing is removed at {address.place}, because another run sends there")
                 return
             _remove_noted(address, general, config_dir, leaving)
             if not leaving.pending():
                 leaving.reset()
+    except Retained as error:
+        log.warn(f"not removed at {address.place} yet: {error.message}", error.hint)
     except (Locked, ProgramFailed) as error:
         if left := [debt.path for debt in leaving.pending()]:
             raise removals.not_removed(left, address.place, error.message) from error
@@ -221,7 +229,8 @@ def _remove_noted(address: Address, general: Config, config_dir: Path, leaving: 
         sending.remove(target, leaving)
 
 
-def _lock_folder(config_dir: Path, address: Address) -> Path:
+def lock_folder(config_dir: Path, address: Address) -> Path:
+    """Whose lock lets one run at a time send to a target."""
     return config_dir / (LOCK_FOLDER if address.name == FIRST else f"{LOCK_FOLDER}.{address.name}")
 
 
@@ -257,38 +266,9 @@ def _objects(
 def _prepared(config_dir: Path, address: Address) -> "SyncState":
     """The journal of a target. One that is new, or is somewhere else or laid out otherwise than before, is owed all
     that there is; only the first, which the old script knew, needs ``sync --full`` for that."""
-    from btw_backup.offsite.state import SYNC  # noqa: PLC0415 - as above
-
     noted = journal(config_dir, address.name)
-    if address.name == FIRST and address.layout == "mirror":
-        return noted
-    path = config_dir / KNOWN / f"{address.name}.json"
-    if address.layout == "objects" and not path.with_suffix(".sqlite").exists():
-        noted.owe(SYNC, "")  # what was sent there is not known, or not any more
-    wanted = {"place": address.place, "layout": address.layout, "encrypt_to": list(address.encrypt_to)}
-    known = _known(path)
-    if known == wanted:
-        return noted
-    if known.get("place") != wanted["place"] or known.get("layout") != wanted["layout"]:
-        noted.owe(SYNC, "")
-        path.with_suffix(".id").unlink(missing_ok=True)  # of the disk of before
-    elif known.get("encrypt_to") != wanted["encrypt_to"]:
-        hint = "if nobody meant that, somebody else can read what is sent from now on"
-        log.warn(
-            f"ENCRYPT_TO of the target {address.name} is not what it was: {_names(known)}, now {_names(wanted)}", hint
-        )
-    files.make_folder(path.parent)
-    files.write_whole(path, json.dumps(wanted, indent=1).encode() + b"\n")
+    if address.name != FIRST or address.layout != "mirror":
+        from btw_backup.offsite import before  # noqa: PLC0415 - as above
+
+        before.compare(config_dir / KNOWN, address, noted)
     return noted
-
-
-def _names(known: Mapping[str, Any]) -> str:
-    recipients = known.get("encrypt_to")
-    return ", ".join(map(str, recipients)) if isinstance(recipients, list) and recipients else "nobody"
-
-
-def _known(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_bytes()))
-    except (OSError, ValueError, TypeError):
-        return {}

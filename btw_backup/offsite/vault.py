@@ -7,7 +7,7 @@ from typing import Protocol, TypeVar
 
 from btw_backup import files
 from btw_backup.errors import Damaged, NotFound
-from btw_backup.offsite import Target, index
+from btw_backup.offsite import Readable, index
 from btw_backup.offsite.sealing import Identities
 from btw_backup.progress import Advance
 from btw_backup.store.chunks import FOLDER
@@ -44,7 +44,7 @@ class Vault(Protocol):
         """Copy these files and chunks, each proved, to their places below `root`. Those that could not be, and why."""
 
 
-def opened(target: Target, scratch: Path, identities: Identities, pins: Sequence[str] = ()) -> Vault:
+def opened(target: Readable, scratch: Path, identities: Identities, pins: Sequence[str] = ()) -> Vault:
     """What `target` holds, whatever its layout; `scratch` is a folder of ours. Raises `NotFound` if it is nothing.
 
     `pins` are fingerprints of store keys: only what was authenticated by one of those is believed.
@@ -62,7 +62,7 @@ def opened(target: Target, scratch: Path, identities: Identities, pins: Sequence
     return found
 
 
-def fetched(target: Target, paths: Sequence[str], folder: Path, check: Callable[[str], str]) -> dict[str, str]:
+def fetched(target: Readable, paths: Sequence[str], folder: Path, check: Callable[[str], str]) -> dict[str, str]:
     """Fetch objects to below `folder`, twice what does not pass `check`, which tells what is wrong with one of them.
     Those that are wrong in the end, and why."""
     bad: Mapping[str, str] = dict.fromkeys(paths, "")

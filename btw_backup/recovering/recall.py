@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 
 from btw_backup import files, log, places, progress
@@ -18,7 +19,7 @@ from btw_backup.entries import Entry
 from btw_backup.errors import Damaged, FatalUserError, UsageError
 from btw_backup.inventory import listing
 from btw_backup.keepers import Place
-from btw_backup.offsite import vault
+from btw_backup.offsite import Readable, vault
 from btw_backup.offsite.folder import Folder
 from btw_backup.offsite.s3cmd import S3
 from btw_backup.offsite.sealing import Identities
@@ -37,11 +38,13 @@ _SCRATCH = f"{files.TEMPORARY}from-"
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where to take backups from: the addresses of targets, in the order in which to try them, with what opens them."""
+    """Where to take backups from: the addresses of targets, in the order in which to try them, with what opens them; as
+    they were at `as_of`, if that is given."""
 
     addresses: Sequence[Address]
     identities: Identities
     fingerprints: Sequence[str] = ()
+    as_of: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +156,19 @@ def _answering(origin: Origin, scratch: Path) -> Vault:
 
 
 def _vault(address: Address, origin: Origin, scratch: Path) -> Vault:
-    target = S3(address, scratch, TIMEOUT) if address.s3cmd_config else Folder(address.place, scratch)
-    return vault.opened(target, scratch, origin.identities, origin.fingerprints)
+    return vault.opened(_readable(address, origin, scratch), scratch, origin.identities, origin.fingerprints)
+
+
+def _readable(address: Address, origin: Origin, scratch: Path) -> Readable:
+    """What reads the place of `address`, as it is or as it was."""
+    if origin.as_of is None:
+        return S3(address, scratch, TIMEOUT) if address.s3cmd_config else Folder(address.place, scratch)
+    if not address.s3cmd_config:
+        raise UsageError(f"{address.place} is a folder, and has no older versions", "--as-of is for buckets that have")
+    from btw_backup.offsite.past import Past  # noqa: PLC0415 - few look back
+    from btw_backup.offsite.signed import Signed  # noqa: PLC0415 - as above
+
+    return Past(Signed(address.place, address.s3cmd_config), origin.as_of)
 
 
 def address_of(text: str, s3cmd_config: str | None, known: Sequence[Address], *, allow_http: bool = False) -> Address:

@@ -8,6 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from tests.conftest import Ended
@@ -706,6 +707,26 @@ def _is_sent(name: str) -> bool:
     )
 
 
+def _locked(world: World) -> None:
+    """A backup that is off-site, and locked there."""
+    world.object_lock = "30 days"
+    world.go_offsite(working=True)
+    _backed_up(world, "chunks", 1)
+
+
+def _is_extended(world: World) -> None:
+    """What was reported as locked is locked for as long as is noted."""
+    assert world.bucket is not None
+    [noted] = [json.loads(path.read_bytes()) for path in world.config_dir.glob(".offsite/*.locks.json")]
+    until = datetime.fromisoformat(f"{noted['until']}+00:00")
+    assert until > datetime.now(UTC) + timedelta(days=29)
+    locked = [name for name in world.objects() if name.startswith(".store/chunks/")]
+    for name in locked:
+        head = world.bucket.client.head_object(Bucket=world.bucket.name, Key=f"{world.prefix}/{name}")
+        assert head["ObjectLockRetainUntilDate"] >= until, f"reported as locked, and not locked: {name}"
+    assert locked
+
+
 def _init(world: World) -> None:
     empty(world.config_dir)
     empty(world.root)
@@ -889,6 +910,7 @@ CASES = (
         done=_is_offsite,
         needs="s3",
     ),
+    Case("lock extend", "lock", _locked, lambda world: ("lock", "extend"), done=_is_extended, needs="s3"),
     *CASES_SENT,
 )
 """Every command that changes something, with every keeper."""

@@ -31,10 +31,10 @@ def forks() -> Iterator[Forks]:
 
 @pytest.fixture(scope="session")
 def one_bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
-    """A bucket of an S3 server."""
+    """A bucket of an S3 server, in which objects can be locked."""
     with s3.running("moto", tmp_path_factory.mktemp("moto")) as server:
         bucket = Bucket(server, "faults")
-        bucket.client.create_bucket(Bucket=bucket.name)
+        bucket.client.create_bucket(Bucket=bucket.name, ObjectLockEnabledForBucket=True)
         yield bucket
 
 

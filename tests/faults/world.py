@@ -61,6 +61,10 @@ class World:
 
     postgres: Postgres | None = None
     bucket: Bucket | None = None
+    prefix: str = ""
+    """Where in the bucket backups go; another place each time, unless there is an `object_lock`."""
+
+    object_lock: str = ""
 
     def __post_init__(self) -> None:
         for folder in (self.top, self.outside, self.place / "scratch"):
@@ -184,9 +188,12 @@ class World:
     def go_offsite(self, *, working: bool) -> None:
         """Send backups to an empty place in the bucket, or to nowhere although they should go there."""
         assert self.bucket is not None
-        self.prefix = uuid.uuid4().hex
+        if not self.object_lock or not self.prefix:
+            self.prefix = uuid.uuid4().hex
         path = self.bucket.s3cmd_config(self.top / "s3cmd.conf", 0 if working else free_port())
-        self.configure(f"S3_URI_PREFIX = 's3://{self.bucket.name}/{self.prefix}/'\nS3CMD_CONFIG = {str(path)!r}\n")
+        lock = f"OBJECT_LOCK = {self.object_lock!r}\n" if self.object_lock else ""
+        place = f"s3://{self.bucket.name}/{self.prefix}/"
+        self.configure(f"S3_URI_PREFIX = {place!r}\nS3CMD_CONFIG = {str(path)!r}\n{lock}")
 
     def objects(self) -> dict[str, bytes]:
         """What is off-site."""
