@@ -18,6 +18,8 @@ from pathlib import Path
 
 from btw_backup.clock import STAMP, stamp_of, utc_now
 from btw_backup.configuration.addresses import Address
+from btw_backup.errors import ProgramFailed
+from btw_backup.log import debug
 from btw_backup.offsite import Listing, Retained, Target, Unreachable, bucket, index
 from btw_backup.offsite.complaints import is_refusal
 from btw_backup.offsite.parts import repository_of
@@ -28,6 +30,8 @@ from btw_backup.store import chunk_in
 
 _FOLDERS = ("objects/", f"{index.FOLDER}/", f"{bucket.KEYS}/")
 """What the layout objects writes once."""
+
+_ASKED = 20  # of what could not be removed: it is locked alike
 
 
 def is_written_once(path: str, layout: str) -> bool:
@@ -114,8 +118,16 @@ class Locking:
         """See `Target`. Raises `Retained` if the server refuses because of a lock; most only hide what is locked."""
         complaint = self._target.remove(paths)
         if is_refusal(complaint):
-            for path in paths:
-                known = self._signed().retention(path)
-                if known and known.until > self._now():
-                    raise Retained(f"{path} is locked until {stamp_of(known.until)}", "cleanup and sync remove it then")
+            self._explain(paths[:_ASKED])
         return complaint
+
+    def _explain(self, paths: Sequence[str]) -> None:
+        """Raise `Retained` if one of `paths`, which could not be removed, is locked."""
+        try:
+            found = ((path, self._signed().retention(path)) for path in paths)
+            late = next(((path, known.until) for path, known in found if known and known.until > self._now()), None)
+        except ProgramFailed as error:
+            debug(error.message)  # what it was refused for is told
+            return
+        if late:
+            raise Retained(f"{late[0]} is locked until {stamp_of(late[1])}", "cleanup and sync remove it then")

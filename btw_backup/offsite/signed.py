@@ -28,7 +28,14 @@ NO_LOCK = "a bucket gets object lock when it is made; or take OBJECT_LOCK out of
 _AMAZON = "s3.amazonaws.com"
 _SETTING = re.compile(r"^\s*(\w+)\s*=\s*(.*?)\s*$", re.MULTILINE)
 _NO = ("false", "no", "off", "0")
-_ABSENT = ("NoSuchObjectLockConfiguration", "ObjectLockConfigurationNotFoundError", "NoSuchKey", "NoSuchVersion", "404")
+_ABSENT = (
+    "NoSuchObjectLockConfiguration",
+    "ObjectLockConfigurationNotFoundError",
+    "NoSuchKey",
+    "NoSuchVersion",
+    "404",
+    "NotImplemented",
+)
 _MTIME = re.compile(r"(?:^|/)mtime:(\d+)")  # as s3cmd notes it
 _PIECE = 1 << 20
 _CONNECT, _READ = 10, 60
