@@ -110,6 +110,15 @@ def _plain(arg: object) -> str | bytes | os.PathLike[str]:
     return arg if isinstance(arg, str | bytes | os.PathLike) else str(arg)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as slow what `quick_with` says."""
+    for item in items:
+        chosen = item.get_closest_marker("quick_with")
+        if chosen and isinstance(item, pytest.Function) and item.callspec.params["s3_server"] not in chosen.args:
+            item.add_marker("slow")
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """What the sweeps of tests/faults tried: a line for each act, and the seed that repeats it; and how many lies of
     servers were believed."""

@@ -112,6 +112,7 @@ def everything_is_kept(watched: Watched, tree: Path, postgres: Postgres) -> None
     watched("config", "show", "--json")
 
 
+@pytest.mark.quick_with("moto")
 def test_canaries(watched: Watched, postgres: Postgres, tmp_path: Path) -> None:
     """T3, T4, T13, D01, D11: of what is sent encrypted."""
     btw = watched.btw

@@ -599,6 +599,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.quick_with("s3rver")
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_server_that_fails_while_it_is_sent_to(
     btw: Installation, source: Path, bucket: Bucket, key: Key, proxy: FaultProxy, fault: str

@@ -184,6 +184,7 @@ def test_x3_server_that_never_answers(btw: Installation, bucket: Bucket, deaf: i
     assert "s3cmd did not end within 2 s and was killed" in ended.err
 
 
+@pytest.mark.quick_with("s3rver")
 @pytest.mark.parametrize(
     "fault",
     [("PUT", "busy", 25), ("GET", "busy", 12), ("PUT", "reset", 25), ("PUT", "denied", 6), ("GET", "denied", 6)],
@@ -486,6 +487,7 @@ def test_m10_names_that_s3cmd_mangles(btw: Installation, offsite: Bucket, name: 
     assert owed(btw) == ["Must sync: "]
 
 
+@pytest.mark.quick_with("moto")
 @pytest.mark.parametrize("seed", range(4))
 def test_a18_killed_at_any_moment(btw: Installation, offsite: Bucket, seed: int) -> None:
     """A18: killed five times at random moments, then once in peace; and s3cmd dies with it."""

@@ -3,6 +3,7 @@
 That `pip install .` does it too is seen in tests/test_readme.py.
 """
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -12,8 +13,6 @@ import pytest
 
 from btw_backup import __version__
 from tests.conftest import REPOSITORY
-
-pytestmark = pytest.mark.xdist_group("packaging")  # one installation is enough
 
 LEFT_OUT = shutil.ignore_patterns(".git", "__pycache__", "build", "*.egg-info", ".*_cache", "tests")
 
@@ -26,8 +25,21 @@ def run(*command: str | Path, cwd: str | Path = "/") -> subprocess.CompletedProc
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the programs of a fresh virtual environment with nothing but ourselves and what we require."""
-    top = tmp_path_factory.mktemp("installed")
+    """The folder of the programs of a fresh virtual environment with nothing but ourselves and what we require; one for
+    all who run tests at once."""
+    mine = tmp_path_factory.getbasetemp()
+    top = (mine.parent if "PYTEST_XDIST_WORKER" in os.environ else mine) / "installed"
+    top.mkdir(exist_ok=True)
+    with open(top / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (top / "complete").exists():
+            install(top)
+            (top / "complete").touch()
+    return top / "venv/bin"
+
+
+def install(top: Path) -> None:
+    """Make the environment."""
     shutil.copytree(REPOSITORY, top / "source", ignore=LEFT_OUT)  # pip leaves its traces where it builds
     assert run("/usr/bin/python3", "-m", "venv", top / "venv").returncode == 0
     ended = run(top / "venv/bin/python", "setup.py", "-q", "sdist", cwd=top / "source")
@@ -36,7 +48,6 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ended = run(top / "venv/bin/pip", "install", "--disable-pip-version-check", "-q", archive)
     assert ended.returncode == 0, ended.stderr
     shutil.rmtree(top / "source")
-    return top / "venv/bin"
 
 
 def test_installed_command_says_its_version(installed: Path) -> None:

@@ -235,6 +235,7 @@ def test_the_same_content_comes_again(btw: Installation, source: Path, nas: Plac
     btw("scrub")
 
 
+@pytest.mark.quick_with("moto")
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_in_a_bucket(btw: Installation, source: Path, bucket: Bucket, layout: str) -> None:
     """The same in S3."""
@@ -249,6 +250,7 @@ def test_in_a_bucket(btw: Installation, source: Path, bucket: Bucket, layout: st
     assert tree_differences(source, place.restored("www")) == ""
 
 
+@pytest.mark.quick_with("s3rver")
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_credentials_that_cannot_delete(btw: Installation, source: Path, bucket: Bucket, layout: str) -> None:
     """E05: status 6 and the right that is missing; the debt stays, is told, and is paid when there is the right."""

@@ -27,7 +27,7 @@ from btw_backup.store.index import Index
 from btw_backup.store.manifest import End, Header, Member, key_of
 from btw_backup.store.manifest_writer import ManifestWriter
 from btw_backup.store.packing import SIZE, Packed, Packer
-from btw_backup.store.reader import AHEAD, KEPT, MOST, Contents
+from btw_backup.store.reader import AHEAD, KEPT, MOST, SMALL, Contents
 from btw_backup.store.writer import ChunkWriter, writing
 from tests.conftest import random_bytes
 
@@ -620,6 +620,69 @@ def test_few_bytes_stay_in_memory(store: ChunkStore) -> None:
         there = [one.content for one in (*reader._taken.values(), *reader._untaken.values()) if one.content.done()]
         assert sum(len(content.result()) for content in there) <= KEPT + (AHEAD + 2) * (8 << 20)
     reader.close()
+
+
+def small(path: str, content: bytes, name: str, offset: int) -> Member:
+    """A file that is packed with others."""
+    sha256 = hashlib.sha256(content).hexdigest()
+    return member(path, size=len(content), sha256=sha256, extents=((name, offset, len(content)),))
+
+
+def test_what_lies_in_the_packs_of_many_backups(store: ChunkStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neighbours in a tree whose files changed at random, day after day, lie in a hundred packs."""
+    packs = [b"".join(b"%3d %5d " % (pack, n) * 2000 for n in range(200)) for pack in range(100)]
+    length = len(packs[0]) // 200
+    stored = put(store, *packs)
+    count: list[str] = []
+    plain = store.read
+    monkeypatch.setattr(store, "read", lambda name: count.append(name) or plain(name))
+    members = [
+        small(f"{n:03} {pack:03}", packs[pack][n * length : (n + 1) * length], stored[pack], n * length)
+        for n in range(0, 200, 2)
+        for pack in range(100)
+    ]
+    reader = Contents(store, [*members, *members[:200]])
+    for one, content in reader:
+        assert hashlib.sha256(b"".join(content)).hexdigest() == one.sha256
+        copies = sum(map(len, reader._copies.values()))
+        kept = sum(len(chunk.content.result()) for chunk in reader._taken.values())
+        assert copies <= SMALL + length and kept <= KEPT + len(packs[0])
+    reader.close()
+    assert not reader._copies and not reader._needed and not reader._ahead
+    together = sum(one.size for one in members)
+    assert len(count) <= 100 * (2 * together / SMALL + 3)  # else nearly 10,000
+
+
+def test_what_is_good_before_a_damaged_manifest(store: ChunkStore) -> None:
+    (stored,) = put(store, b"content")
+
+    def members() -> Iterator[Member]:
+        for number in range(100):
+            yield small(str(number), b"content", stored, 0)
+        raise Damaged("the rest is damaged")
+
+    found = []
+    reader = Contents(store, members())
+    with pytest.raises(Damaged, match="the rest"):
+        found.extend(b"".join(content) for _, content in reader)
+    reader.close()
+    assert found == [b"content"] * 100
+
+
+@pytest.mark.parametrize("extent", [(0, -5), (-1, 3), (695, 9), (1 << 62, 1 << 62)])
+def test_parts_of_packs_that_cannot_be(store: ChunkStore, extent: tuple[int, int]) -> None:
+    (stored,) = put(store, b"content" * 100)
+    odd = member("odd", sha256="00" * 32, extents=((stored, *extent),))
+    found: list[bytes] = []
+    reader = Contents(store, [small("1", b"con", stored, 0), odd, small("2", b"tent", stored, 3), odd])
+    for one, content in reader:
+        if one.path == "odd":
+            with pytest.raises(DamagedPart):
+                b"".join(content)
+        else:
+            found.append(b"".join(content))
+    reader.close()
+    assert found == [b"con", b"tent"]
 
 
 def test_one_bad_chunk_spoils_only_what_is_in_it(store: ChunkStore) -> None:

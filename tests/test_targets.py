@@ -189,6 +189,7 @@ def test_bandwidth(btw: Installation, source: Path, nas: Path) -> None:
     assert files_below(nas) == mirrored(btw)
 
 
+@pytest.mark.quick_with("moto")
 @pytest.mark.parametrize("seed", range(2))
 def test_f92_killed_while_three_are_sent_to(btw: Installation, source: Path, bucket: Bucket, seed: int) -> None:
     """F92: whenever it dies, each target misses nothing in the end."""

@@ -236,6 +236,7 @@ def test_f87_a_right_is_missing(
     sent(btw, bucket)
 
 
+@pytest.mark.quick_with("s3rver")
 @pytest.mark.parametrize("act", ["partial", "busy", "empty"])
 def test_f86_listings_that_lack_something(
     btw: Installation, source: Path, bucket: Bucket, proxy: FaultProxy, act: str

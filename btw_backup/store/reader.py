@@ -18,8 +18,8 @@ _READERS = 2
 """Threads for each core: half of their time they wait for the disk."""
 
 KEPT = 48 << 20
-"""Bytes of chunks that stay for what comes next: a walk goes to and fro between the packs of many backups, and a stream
-that changed often, too, but not farther than the bytes that are new to a pack lie apart."""
+"""Bytes of chunks that stay for what comes next: a stream that changed often goes to and fro between the chunks of many
+backups, and a tree between packs."""
 
 MOST = 250
 """Chunks that stay, however small they are."""
@@ -27,8 +27,13 @@ MOST = 250
 _BAD = 4
 """Bad chunks of which is kept what can be read."""
 
-_MEMBERS = 4096
-"""Entries that are looked at ahead of the one that is taken."""
+SMALL = 64 << 20
+"""Bytes of contents that lie in packs, so far as entries are looked at ahead of the one that is taken. Whenever a pack
+is read, what they need of it is copied if that is little: after many backups neighbours lie in many packs, which would
+be read again for each of them."""
+
+_MEMBERS = 8192
+"""Entries that are looked at ahead, however small they are."""
 
 
 class _Chunk:
@@ -73,8 +78,15 @@ class Contents:
     def __init__(self, store: ChunkStore, members: Iterable[Member]) -> None:
         self._store = store
         self._pool = ThreadPoolExecutor(_READERS * len(os.sched_getaffinity(0)), "chunk")
+        self._coming = iter(members)
+        self._ended = False
+        self._error: Damaged | None = None
         self._members: deque[Member] = deque()
-        self._coming = self._look_ahead(iter(members))
+        self._unasked: deque[Member] = deque()  # those of them whose chunks nobody asked for yet
+        self._asking: Iterator[Extent] = iter(())
+        self._ahead = 0
+        self._needed: dict[str, deque[Extent]] = {}  # what they need of packs, in that order
+        self._copies: dict[Extent, bytes] = {}
         self._untaken: dict[str, _Chunk] = {}
         self._taken: OrderedDict[str, _Chunk] = OrderedDict()  # who was not used for longest comes first
         self._kept = 0
@@ -86,31 +98,59 @@ class Contents:
         Reading a content raises `DamagedPart` where a chunk is not what was stored, and goes on behind it.
         """
         while True:
-            while not self._members:  # what comes before the next member is of the last one, which is done
-                if next(self._coming, None) is None:
-                    return
+            self._look_ahead()
+            if not self._members:
+                if self._error:
+                    raise self._error
+                return
             self._fill()
             member = self._members.popleft()
             yield member, _Pieces(self, member)
-            for name, _, _ in member.extents:
-                self._take(name)
+            for extent in member.extents:
+                if member.sha256:
+                    self._needs_no_more(extent)
+                self._take(extent[0])
 
-    def _look_ahead(self, members: Iterator[Member]) -> Iterator[str]:
-        """The chunks that the members need, in order; "" where a member begins."""
-        for member in members:
+    def _look_ahead(self) -> None:
+        """Look at the next members, so far as there is room."""
+        while self._ahead < SMALL and len(self._members) < _MEMBERS and not self._ended:
+            try:
+                member = next(self._coming, None)
+            except Damaged as error:  # what comes before is good
+                member, self._error = None, error
+            if member is None:
+                self._ended = True
+                return
             self._members.append(member)
-            yield ""
-            for name, _, _ in member.extents:
-                yield name
+            self._unasked.append(member)
+            for extent in member.extents if member.sha256 else ():
+                self._needed.setdefault(extent[0], deque()).append(extent)
+                self._ahead += max(extent[2], 0)
+
+    def _needs_no_more(self, extent: Extent) -> None:
+        """The first of the members that needs this part of a pack is done."""
+        needed = self._needed[extent[0]]
+        needed.popleft()
+        self._ahead -= max(extent[2], 0)
+        if extent in self._copies and extent not in needed:
+            del self._copies[extent]
+        if not needed:
+            del self._needed[extent[0]]
 
     def _fill(self) -> None:
-        """Ask for what is needed next, so far as there is room."""
-        while len(self._untaken) < AHEAD and len(self._members) < _MEMBERS:
-            name = next(self._coming, None)
-            if name is None:
+        """Ask for what is needed next, so far as there is room, and more is known of what will be needed of it."""
+        while len(self._untaken) < AHEAD and (self._ended or len(self._unasked) * 2 >= len(self._members)):
+            extent = self._next_extent()
+            if extent is None:
                 return
-            if name and name not in self._untaken and name not in self._taken:
+            name = extent[0]
+            if name not in self._untaken and name not in self._taken and extent not in self._copies:
                 self._ask(name)
+
+    def _next_extent(self) -> Extent | None:
+        while (extent := next(self._asking, None)) is None and self._unasked:
+            self._asking = iter(self._unasked.popleft().extents)
+        return extent
 
     def _ask(self, name: str) -> _Chunk:
         """Have a chunk read, and let go of those that were used, if they are too many."""
@@ -122,6 +162,9 @@ class Contents:
     def piece(self, extent: Extent, sha256: str) -> memoryview:
         """The content of one extent; `sha256` is that of a file that is packed with others. Raises `DamagedPart`."""
         name, offset, length = extent
+        if sha256 and extent in self._copies:
+            self._fill()
+            return memoryview(self._copies[extent])
         chunk = self._untaken.get(name) or self._taken.get(name) or self._ask(name)
         self._fill()
         try:
@@ -147,10 +190,25 @@ class Contents:
 
     def _take(self, name: str) -> None:
         """Whoever asked for a chunk has it, or does not want it: it may go from now on."""
-        chunk = self._untaken.pop(name, None) or self._taken.pop(name, None)
-        if chunk:
+        asked = self._untaken.pop(name, None)
+        chunk = asked or self._taken.pop(name, None)
+        if chunk and not (asked and self._copy(name, asked)):
             self._taken[name] = chunk
             self._kept += chunk.measure()
+
+    def _copy(self, name: str, chunk: _Chunk) -> bool:
+        """Copy what is needed of a pack that was read, if it is little; whether it was."""
+        needed = self._needed.get(name)
+        if not needed or not chunk.content.done() or chunk.content.exception():
+            return False
+        content = chunk.content.result()
+        if sum(length for _, _, length in needed) * 2 > len(content):
+            return False
+        for extent in needed:
+            _, offset, length = extent
+            if 0 <= offset <= offset + length <= len(content):
+                self._copies[extent] = content[offset : offset + length]
+        return True
 
     def close(self) -> None:
         """End the threads."""
