@@ -96,7 +96,8 @@ class ObjectVault:
         found = [_Found(m[0], m[1], int(m[2], 16), m[3], bool(m[4]), size) for m, size in matches]
         for chain in sorted({one.chain for one in found}):
             self._foreign, known = set(), len(self.problems)
-            records = sorted((one for one in found if one.chain == chain), key=lambda one: one.sequence)
+            mine = (one for one in found if one.chain == chain)
+            records = sorted(mine, key=lambda one: (one.sequence, not one.has_state))
             head = self._head(records)
             if head:
                 yield head
@@ -105,8 +106,11 @@ class ObjectVault:
                 log.warn(f"{self.name}: {len(records)} records of an earlier time open with none of the keys given")
 
     def _head(self, found: Sequence[_Found]) -> Head | None:
-        """Apply the records of a chain from the newest state on; from an older one if that cannot be read."""
-        bases = [number for number, one in enumerate(found) if one.has_state or one.sequence == 1] or [0]
+        """Apply the records of a chain from the newest state on; from an older one if that cannot be read. Of two with
+        one number, which two machines sent, neither is left out."""
+        numbers = [0, *(one.sequence for one in found)]
+        bases = [n for n, one in enumerate(found) if (one.has_state or one.sequence == 1) and numbers[n] < one.sequence]
+        bases = bases or [0]
         for start in reversed(bases):
             records = self._records_of(found[start:])
             first = next(records, None)

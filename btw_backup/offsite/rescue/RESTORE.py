@@ -289,7 +289,11 @@ def state_of(bucket: Bucket, keys: List[bytes]) -> State:
         if names and all(is_foreign(bucket, chain, name) for name in names):
             say("index/%s: %d records of an earlier time open with none of the keys given" % (chain, len(names)))
             continue
+        names.sort(key=lambda name: (name[:8], not name.endswith(".state")))
         bases = [at for at, name in enumerate(names) if name.endswith(".state") or name.startswith("00000001-")]
+        bases = [
+            at for at in bases if not at or names[at - 1][:8] < names[at][:8]
+        ]  # neither of two of one number is lost
         for base in reversed(bases or [0]):
             found = chain_from(bucket, keys, chain, names[base:])
             if found or base == (bases or [0])[0]:
