@@ -20,7 +20,7 @@ at most, and what SQLite keeps in memory, 2 MB a file, is less than that for so 
 SILENT: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 
 
-@pytest.fixture(scope="module", params=["in a state", "in records"])
+@pytest.fixture(scope="module", params=["in a state", pytest.param("in records", marks=pytest.mark.slow)])
 def targets(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     """Targets that tell of few and of many chunks: all at once, or one record after the other."""
     top = tmp_path_factory.mktemp("targets")

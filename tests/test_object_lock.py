@@ -117,6 +117,7 @@ def test_e06_what_is_sent_is_locked(btw: Installation, source: Path, locked: Buc
     assert "testsecret" not in (btw.config_dir / "btw-backup.log").read_text()
 
 
+@pytest.mark.slow
 def test_what_an_older_run_sent_is_locked_by_a_full_sync(btw: Installation, source: Path, locked: Bucket) -> None:
     """It is not sent again for that."""
     configure(btw, locked)
@@ -209,7 +210,7 @@ def test_one_target_can_do_without(btw: Installation) -> None:
 # Extend
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", [pytest.param("mirror", marks=pytest.mark.slow), "objects"])
 def test_e06_locks_are_extended(btw: Installation, source: Path, locked: Bucket, layout: str) -> None:
     """All that is needed, from now on; of what was overwritten the version of before, and not the rubbish."""
     configure(btw, locked, LAYOUT=layout, OBJECT_LOCK="30 days")
@@ -294,10 +295,10 @@ def test_when_the_doctor_warns(left: int | None, level: str) -> None:
 @pytest.mark.parametrize(
     ("layout", "harm", "types"),
     [
-        ("mirror", overwrite, ("tar", "rdiff")),
+        pytest.param("mirror", overwrite, ("tar", "rdiff"), marks=pytest.mark.slow),
         ("mirror", delete, ("chunks",)),
         ("objects", overwrite, ("chunks", "rdiff")),
-        ("objects", delete, ("tar",)),
+        pytest.param("objects", delete, ("tar",), marks=pytest.mark.slow),
     ],
 )
 def test_e06_restore_as_of(btw: Installation, source: Path, locked: Bucket, layout: str, harm: Any, types: Any) -> None:
@@ -334,6 +335,7 @@ def test_as_of_is_what_was_then(btw: Installation, source: Path, locked: Bucket)
     assert "holds no backups" in btw("restore", *there, "--as-of", second, "--list", status=1).err
 
 
+@pytest.mark.slow
 def test_root_path_is_rebuilt_as_of(btw: Installation, source: Path, locked: Bucket) -> None:
     configure(btw, locked, LAYOUT="objects")
     backed_up(btw, source, "chunks")
@@ -386,7 +388,7 @@ def test_without_the_library(btw: Installation, source: Path, locked: Bucket) ->
 # Removing, and who tries to
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", ["mirror", pytest.param("objects", marks=pytest.mark.slow)])
 def test_f87_what_is_locked_is_removed_later(btw: Installation, source: Path, locked: Bucket, layout: str) -> None:
     """A server that refuses to delete what is locked is right: it stays owed, until when is said, and that is no error."""
     with FaultProxy(locked.server.port) as proxy:
