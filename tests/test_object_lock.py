@@ -22,7 +22,6 @@ from tests.s3 import Bucket, Server, bucket, configure, guarded, running, s3_ser
 
 __all__ = ["bucket", "s3_server"]
 
-LAYOUTS = ("mirror", "objects")
 RUBBISH = b"pay!"
 
 
