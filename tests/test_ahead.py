@@ -15,7 +15,6 @@ from btw_backup.sources import Fingerprint
 from btw_backup.sources.ahead import LookAhead
 from btw_backup.sources.memory import Remembered
 from btw_backup.sources.rules import Rules, rules_of
-from btw_backup.sources.scouts import Scouts
 from btw_backup.sources.tree import Tree
 from tests.conftest import PATIENCE, REPOSITORY, Installation
 
