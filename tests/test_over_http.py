@@ -121,6 +121,14 @@ def test_a_restore_is_refused_too(btw: Installation, source: Path, elsewhere: Bu
     assert tree_differences(source, btw.top / "back") == tree_differences(source, btw.top / "allowed") == ""
 
 
+def test_what_asks_without_s3cmd_is_refused_too(btw: Installation, elsewhere: Bucket) -> None:
+    """Its credentials and answers are those of the same target."""
+    move(btw, elsewhere, OBJECT_LOCK="30 days")
+    assert is_refused(btw("lock", "extend", status=6))
+    as_of = ("--as-of", "2026-11-20 13:00")
+    assert is_refused(btw("restore", "--from", "s3", *as_of, "www", btw.top / "back", status=1))
+
+
 def test_a_journal_remembers_that_something_was_sent(tmp_path: Path) -> None:
     """However it was noted; what is merely owed says nothing."""
     noted = SyncState(tmp_path / "sync_state")

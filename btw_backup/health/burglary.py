@@ -37,7 +37,7 @@ def attempts(general: Config, config_dir: Path) -> Iterator[Finding]:
 
 
 def _of_locks(address: Address, make: Callable[[Path], Target]) -> LockAttacked:
-    signed = Signed(address.place, address.s3cmd_config)
+    signed = Signed(address)
     return attack.attack_lock(make, signed, address.object_lock_mode)
 
 

@@ -19,7 +19,7 @@ def looked_at(address: Address, config_dir: Path, now: datetime) -> Iterator[Fin
 
     what = f"locks of {address.name}"
     try:
-        by_default = Signed(address.place, address.s3cmd_config).locks_by_default()
+        by_default = Signed(address).locks_by_default()
     except FatalUserError as error:
         yield Finding(ERROR, what, error.message, error.hint)
         return

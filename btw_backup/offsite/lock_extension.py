@@ -79,7 +79,7 @@ def extend(address: Address, general: Config, config_dir: Path, now: datetime, w
         path = _path(known, address)
         noted = _begun(_noted(path, address), object_lock.wanted(address, now))
         try:
-            signed = Signed(address.place, address.s3cmd_config)
+            signed = Signed(address)
             object_lock.check(signed)
             needed = _needed(address, general, config_dir)
             _extend(signed, needed, noted, address.object_lock_mode, partial(_note, path, noted))

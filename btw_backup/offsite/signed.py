@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from btw_backup import files
+from btw_backup.configuration.addresses import Address
 from btw_backup.errors import MissingProgram, ProgramFailed
-from btw_backup.offsite import Refused, Unreachable
+from btw_backup.offsite import Refused, Unreachable, s3cfg
 from btw_backup.offsite.complaints import HINTS
 
 AT_ONCE = 8
@@ -63,12 +64,14 @@ class Retention:
 
 
 class Signed:
-    """The objects under `place` (``s3://bucket/path/``). All raise `Unreachable`, `Refused`, `ProgramFailed`."""
+    """The objects at `address`. All raise `Unreachable`, `Refused`, `ProgramFailed`."""
 
-    def __init__(self, place: str, s3cmd_config: str) -> None:
-        self.name = place
-        self._bucket, _, self._prefix = place.removeprefix("s3://").partition("/")
-        self._client = _client(s3cmd_config)
+    def __init__(self, address: Address) -> None:
+        self.name = address.place
+        if not address.allow_http:
+            s3cfg.refuse_http(address.s3cmd_config, address.place)
+        self._bucket, _, self._prefix = address.place.removeprefix("s3://").partition("/")
+        self._client = _client(address.s3cmd_config)
         self._may_read = True
 
     def locks_by_default(self) -> bool | None:

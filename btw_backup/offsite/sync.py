@@ -141,13 +141,14 @@ def target_of(address: Address, general: Config, config_dir: Path, root: Path | 
     if address.s3cmd_config:
         from btw_backup.offsite.s3cmd import S3  # noqa: PLC0415 - as above
 
-        target = S3(_as_before(address, config_dir), mirrored, general["SYNC_TIMEOUT"])
+        address = _as_before(address, config_dir)
+        target = S3(address, mirrored, general["SYNC_TIMEOUT"])
         if not address.object_lock:
             return target
         from btw_backup.offsite.object_lock import Locking  # noqa: PLC0415 - as above
         from btw_backup.offsite.signed import Signed  # noqa: PLC0415 - as above
 
-        return Locking(target, partial(Signed, address.place, address.s3cmd_config), address)
+        return Locking(target, partial(Signed, address), address)
     from btw_backup.offsite.folder import Folder  # noqa: PLC0415 - as above
 
     return Folder(address.place, mirrored, config_dir / KNOWN / f"{address.name}.id", address.rate)

@@ -168,7 +168,7 @@ def _readable(address: Address, origin: Origin, scratch: Path) -> Readable:
     from btw_backup.offsite.past import Past  # noqa: PLC0415 - few look back
     from btw_backup.offsite.signed import Signed  # noqa: PLC0415 - as above
 
-    return Past(Signed(address.place, address.s3cmd_config), origin.as_of)
+    return Past(Signed(address), origin.as_of)
 
 
 def address_of(text: str, s3cmd_config: str | None, known: Sequence[Address], *, allow_http: bool = False) -> Address:
