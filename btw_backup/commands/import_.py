@@ -8,8 +8,8 @@ With --from it rebuilds ROOT_PATH from a target instead: all that was sent there
 here already stays; so chunks that scrub set aside, and files that were deleted here, are healed by it, too. If it was
 interrupted, give the same command again. With --take-over this machine goes on at the target, which is one of its
 configuration, in the place of the one that sent all that, which is gone for good: what is there is as if it had sent it
-itself, and what rm and cleanup remove here can be removed there, too, if ALLOW_REMOVAL says so.
-With --as-of TIME as well it is what a bucket that keeps versions held then.
+itself, and what rm and cleanup remove here can be removed there, too, if ALLOW_REMOVAL says so. With --from and --as-of
+TIME it is what a bucket that keeps versions held then.
 
 example:
   btw-backup import /root/etc.tar

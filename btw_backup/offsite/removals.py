@@ -32,6 +32,7 @@ from btw_backup.errors import NotOffsite
 from btw_backup.keepers import OweRemoval
 from btw_backup.log import debug, warn
 from btw_backup.offsite import Target
+from btw_backup.offsite.complaints import is_refusal
 from btw_backup.offsite.state import REMOVE, Debt, SyncState
 from btw_backup.records import DAMAGED, FOLDER, REMOVED
 from btw_backup.store import chunk_in
@@ -119,7 +120,7 @@ def removed(target: Target, prefix: str, paths: Iterable[str], *, recursive: boo
 def not_removed(left: Sequence[str], place: str, why: str, hint: str = "") -> NotOffsite:
     """The error that says that `left`, which are not none, are still at `place`."""
     others = f" and {len(left) - 1} other path{'s' if len(left) > 2 else ''}" if len(left) > 1 else ""
-    hint = hint or (DENIED if "AccessDenied" in why or "403" in why else HINT)
+    hint = hint or (DENIED if is_refusal(why) or "AccessDenied" in why else HINT)
     return NotOffsite(f"not removed at {place} yet: {left[0]}{others}, because {why}", hint)
 
 

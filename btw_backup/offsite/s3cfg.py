@@ -1,34 +1,47 @@
-"""What may not stand in the configuration of s3cmd.
+"""What stands in the configuration file of s3cmd, and what may not stand there.
 
 If it speaks HTTP to another machine, whoever is on the way reads what is not encrypted, and can answer in the place of
 the target; so that is refused, unless ``ALLOW_HTTP = True`` says that the way is trusted.
 """
 
 import re
+from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
 
 from btw_backup import log
 from btw_backup.offsite import Unreachable
 
-_LINE = re.compile(r'^\s*(use_https|host_base|host_bucket|proxy_host)\s*=\s*"?(.*?)"?\s*$', re.MULTILINE)
+AMAZON = "s3.amazonaws.com"
+"""The server that s3cmd takes if the file names none."""
+
+_LINE = re.compile(r'^\s*(\w+)\s*=\s*(?:"(.*)"|(.*?))\s*$', re.MULTILINE)
 _UNPROVABLE = re.compile(r"^\s*(encrypt|dry_run|human_readable_sizes)\s*=\s*(true|yes|on|1)\s*$", re.MULTILINE | re.I)
 _NO = ("false", "no", "off", "0")
-_AWS = "s3.amazonaws.com"
 _HINT = (
     "use_https = True in {}; or, if everybody on the way is trusted, ALLOW_HTTP = True (restore --from: --allow-http)"
 )
 
 
+def settings_of(config: str) -> dict[str, str]:
+    """What s3cmd's file `config` says, as text; of several lines the last holds, as for s3cmd. Raises OSError."""
+    text = Path(config).expanduser().read_text("utf-8", "replace")
+    return {name: quoted or bare for name, quoted, bare in _LINE.findall(text)}
+
+
+def is_on(said: Mapping[str, str], name: str) -> bool:
+    """Whether the setting `name`, which is on by default, is."""
+    return said.get(name, "True").lower() not in _NO
+
+
 def speaks_in_clear(config: str) -> bool:
     """Whether s3cmd's file `config` has it speak HTTP, to another machine or by way of one."""
     try:
-        text = Path(config).expanduser().read_text("utf-8", "replace")
+        said = settings_of(config)
     except OSError:
         return False
-    said = {"use_https": "true", "host_base": _AWS, "host_bucket": _AWS, **dict(_LINE.findall(text))}
-    hosts = [said["host_base"], said["host_bucket"], *filter(None, [said.get("proxy_host")])]
-    return said["use_https"].lower() in _NO and not all(map(_is_here, hosts))
+    hosts = [said.get("host_base", AMAZON), said.get("host_bucket", AMAZON), *filter(None, [said.get("proxy_host")])]
+    return not is_on(said, "use_https") and not all(map(_is_here, hosts))
 
 
 def refuse_http(config: str, place: str) -> None:

@@ -26,9 +26,6 @@ AT_ONCE = 8
 
 NO_LOCK = "a bucket gets object lock when it is made; or take OBJECT_LOCK out of the configuration"
 
-_AMAZON = "s3.amazonaws.com"
-_SETTING = re.compile(r"^\s*(\w+)\s*=\s*(.*?)\s*$", re.MULTILINE)
-_NO = ("false", "no", "off", "0")
 _ABSENT = (
     "NoSuchObjectLockConfiguration",
     "ObjectLockConfigurationNotFoundError",
@@ -187,8 +184,8 @@ def _client(s3cmd_config: str) -> Any:
         what = "the Python library botocore is not installed, which locks objects and reads older versions of them"
         raise MissingProgram(what, hint) from error
     said = _settings_of(s3cmd_config)
-    server, secure = said.get("host_base", _AMAZON), said.get("use_https", "True").lower() not in _NO
-    checks = said.get("check_ssl_certificate", "True").lower() not in _NO
+    server, secure = said.get("host_base", s3cfg.AMAZON), s3cfg.is_on(said, "use_https")
+    checks = s3cfg.is_on(said, "check_ssl_certificate")
     way = f"http://{said['proxy_host']}:{said.get('proxy_port', '3128')}" if said.get("proxy_host") else ""
     virtual = "%(bucket)s" in said.get("host_bucket", "%(bucket)s")
     place = said.get("bucket_location", "US")
@@ -196,7 +193,7 @@ def _client(s3cmd_config: str) -> Any:
     client = Session(session_vars={"profile": (None, None, None, None), **nothing}).create_client(
         "s3",
         region_name="us-east-1" if place in ("", "US") else place,
-        endpoint_url=None if server == _AMAZON else f"{'https' if secure else 'http'}://{server}",
+        endpoint_url=None if server == s3cfg.AMAZON else f"{'https' if secure else 'http'}://{server}",
         aws_access_key_id=said["access_key"],
         aws_secret_access_key=said["secret_key"],
         aws_session_token=said.get("access_token") or None,
@@ -216,15 +213,13 @@ def _client(s3cmd_config: str) -> Any:
 
 def _settings_of(s3cmd_config: str) -> dict[str, str]:
     """What the configuration file of s3cmd says. Raises `Unreachable`."""
-    path = os.path.abspath(os.path.expanduser(s3cmd_config))
     try:
-        text = Path(path).read_text("utf-8", "replace")
+        found = s3cfg.settings_of(s3cmd_config)
     except OSError as error:
-        raise Unreachable(f"the S3CMD_CONFIG {path} cannot be read: {error.strerror}") from error
-    found = {name: re.sub(r'^"(.*)"$', r"\1", value) for name, value in _SETTING.findall(text)}
+        raise Unreachable(f"the S3CMD_CONFIG {s3cmd_config} cannot be read: {error.strerror}") from error
     for name in ("access_key", "secret_key"):
         if not found.get(name):
-            raise Unreachable(f"{path} has no {name}, which is needed to ask for locks and versions")
+            raise Unreachable(f"{s3cmd_config} has no {name}, which is needed to ask for locks and versions")
     return found
 
 
