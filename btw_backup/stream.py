@@ -1,4 +1,4 @@
-"""Streams on their way: read ahead and written behind, so that all work at the same time; digested."""
+"""Streams on their way: read ahead, so that who reads and who writes work at the same time; digested."""
 
 import hashlib
 from collections import deque
@@ -7,16 +7,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import BinaryIO, cast
 
-from btw_backup.errors import Damaged, FatalUserError
+from btw_backup.errors import Damaged
 
 PIECE = 1 << 20
-BEHIND = 8 << 20
-JOBS = 64
-"""How many bytes, and files, may wait to be written: each pins a piece in memory."""
-
-TOGETHER = 16
-"""How many files are given to the thread at a time."""
-
 DEPTH = 8
 """How many pieces may wait: enough to bridge a pause of one side, few enough to cost no memory."""
 
@@ -83,65 +76,3 @@ class Digesting:
         while left:
             left = left[self._out.write(left) :]
         return len(data)
-
-
-class Behind:
-    """A thread that does the writing it is given, in that order, while the caller goes on. What a job raises is raised
-    by a later call; the caller cannot know for which job, so a job raises only what ends all."""
-
-    def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1, "write-behind")
-        self._batch: list[Callable[[], None]] = []
-        self._batch_size = 0
-        self._given: deque[tuple[Future[None], int, int]] = deque()
-        self._waiting = self._count = 0
-
-    def has_room(self, size: int) -> bool:
-        """Whether a job of `size` bytes can be given now; if not, who asks is faster to do it, than to wait."""
-        while self._given and self._given[0][0].done():
-            self._reap()
-        return self._waiting + size <= BEHIND and self._count < JOBS
-
-    def put(self, size: int, job: Callable[[], None]) -> None:
-        """Give the thread a job, for which there is room."""
-        self._batch.append(job)
-        self._batch_size += size
-        self._waiting += size
-        self._count += 1
-        if len(self._batch) >= TOGETHER or self._batch_size >= PIECE:
-            self._hand_over()
-
-    def _hand_over(self) -> None:
-        """Several jobs at once: to wake a thread for each small file costs more than to write it."""
-        batch, size = self._batch, self._batch_size
-        self._batch, self._batch_size = [], 0
-        self._given.append((self._thread.submit(_do, batch), size, len(batch)))
-
-    def finish(self) -> None:
-        """Wait until all is written."""
-        self._hand_over()
-        while self._given:
-            self._reap()
-
-    def close(self) -> None:
-        """End the thread; whatever failed is of no interest any more."""
-        self._hand_over()
-        self._thread.shutdown()
-
-    def _reap(self) -> None:
-        batch, size, count = self._given.popleft()
-        self._waiting -= size
-        self._count -= count
-        batch.result()
-
-
-def _do(jobs: list[Callable[[], None]]) -> None:
-    """Do all, whatever one raises: each has something to close."""
-    failed: BaseException | None = None
-    for job in jobs:
-        try:
-            job()
-        except (OSError, FatalUserError) as error:
-            failed = failed or error
-    if failed:
-        raise failed

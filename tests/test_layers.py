@@ -39,6 +39,7 @@ CATCHES_ALL = {
     "cli.py": "makes an unforeseen error a line and a status",
     "runner.py": "records how a run ended",
     "offsite/together.py": "passes on what a thread raised",
+    "restoring/helpers.py": "passes on what a child raised",
     "configuration/config.py": "runs the user's code, which can raise anything",
 }
 """The files that may say ``except Exception``, and why."""

@@ -1,7 +1,6 @@
-"""Reading ahead and writing behind."""
+"""Reading ahead."""
 
 import io
-import threading
 import time
 import zlib
 from typing import BinaryIO, cast
@@ -9,8 +8,7 @@ from typing import BinaryIO, cast
 import pytest
 
 from btw_backup.errors import Damaged
-from btw_backup.stream import BEHIND, DEPTH, JOBS, PIECE, TOGETHER, Behind, read_ahead
-from tests.conftest import PATIENCE
+from btw_backup.stream import DEPTH, PIECE, read_ahead
 
 
 class Source:
@@ -57,35 +55,3 @@ def test_errors_come_where_they_were_met_and_stay(error: Exception, seen: type[E
         for _ in range(2):
             with pytest.raises(seen):
                 stream.read(PIECE)
-
-
-def test_writing_behind() -> None:
-    done: list[int] = []
-    gate = threading.Event()
-    behind = Behind()
-    behind.put(10, lambda: (gate.wait(), None)[1])
-    for number in range(JOBS - 1):
-        assert behind.has_room(1)
-        behind.put(1, lambda number=number: done.append(number))  # type: ignore[misc]
-    assert not behind.has_room(1) and done == []
-    gate.set()
-    behind.finish()
-    assert done == list(range(JOBS - 1)) and behind.has_room(BEHIND) and not behind.has_room(BEHIND + 1)
-    behind.close()
-
-
-def test_an_error_behind_is_raised_later() -> None:
-    def fail() -> None:
-        raise OSError(28, "No space left on device")
-
-    behind = Behind()
-    behind.put(1, fail)
-    with pytest.raises(OSError, match="No space"):
-        behind.finish()
-    for _ in range(TOGETHER):
-        behind.put(1, fail)
-    with pytest.raises(OSError, match="No space"):
-        for _ in range(int(100 * PATIENCE)):  # until it was met
-            behind.has_room(1)
-            time.sleep(0.01)
-    behind.close()

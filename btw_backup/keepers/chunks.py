@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from btw_backup import records
 from btw_backup.clock import STAMP
@@ -17,11 +17,17 @@ from btw_backup.records import Backup
 from btw_backup.sources import Source
 from btw_backup.store import ENDING
 
+if TYPE_CHECKING:
+    from btw_backup.store.shares import Share
+
 
 class Chunks:
-    """Keeps manifests and chunks. Contract: `keepers.Keeper`."""
+    """Keeps manifests and chunks. Contract: `keepers.Keeper`. With a `share`, `members` gives only that."""
 
     name = "chunks"
+
+    def __init__(self, share: "Share | None" = None) -> None:
+        self._share = share
 
     def find(self, place: Place) -> Iterator[Backup]:
         """The manifests in `place`."""
@@ -53,9 +59,8 @@ class Chunks:
     ) -> AbstractContextManager[Iterator[tuple[Entry, Content]]]:
         """Contract: `keepers.Keeper.members`. Only the chunks of what is wanted are read, ahead, and on all cores."""
         from btw_backup.keepers import chunks_run  # noqa: PLC0415 - as above
-        from btw_backup.store.chunks import store_of  # noqa: PLC0415 - as above
 
-        return chunks_run.members_of(store_of(backup.path.parent, backup.dst), backup, wanted, report, advance)
+        return chunks_run.members_of(backup, wanted, report, advance, self._share)
 
     def open(self, backup: Backup) -> AbstractContextManager[BinaryIO]:
         """Contract: `keepers.Keeper.open`. A tree has no stream in the store."""

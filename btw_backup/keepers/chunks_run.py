@@ -18,26 +18,29 @@ from btw_backup.records import Backup
 from btw_backup.sources import Fingerprint, Produced
 from btw_backup.sources.tree import Tree
 from btw_backup.store import manifest, uses
-from btw_backup.store.chunks import ChunkStore
+from btw_backup.store.chunks import ChunkStore, store_of
 from btw_backup.store.entry import entry_of
 from btw_backup.store.index import Index
-from btw_backup.store.manifest import Header, ManifestReader, Member
+from btw_backup.store.manifest import Header, Member
 from btw_backup.store.manifest_writer import ManifestWriter
 from btw_backup.store.names import Names
 from btw_backup.store.reader import Contents
+from btw_backup.store.shares import Share
 from btw_backup.store.writer import ChunkWriter
 
 
 @contextmanager
 def members_of(
-    store: ChunkStore, backup: Backup, wanted: Wanted, report: Report, advance: Advance
+    backup: Backup, wanted: Wanted, report: Report, advance: Advance, share: Share | None
 ) -> Iterator[Iterator[tuple[Entry, Content]]]:
-    """What `keepers.Keeper.members` is to give, of the tree `backup`."""
+    """What `keepers.Keeper.members` is to give, of the tree `backup`, or of a `share` of it."""
     memory.reuse_large_pieces()
     _check_whose(backup)
+    store = store_of(backup.path.parent, backup.dst)
     with manifest.opened(backup.path) as opened:
         entries: deque[Entry] = deque()
-        contents = Contents(store, _chosen(opened, wanted, report, entries))
+        members = opened.members(share) if share else (member for member, _ in opened)
+        contents = Contents(store, _chosen(members, wanted, report, entries), share.among if share else 1)
         try:
             yield _advancing(contents, entries, advance)
         finally:
@@ -103,9 +106,9 @@ def _previous(
     return previous, wasteful
 
 
-def _chosen(opened: ManifestReader, wanted: Wanted, report: Report, entries: deque[Entry]) -> Iterator[Member]:
+def _chosen(members: Iterator[Member], wanted: Wanted, report: Report, entries: deque[Entry]) -> Iterator[Member]:
     """The members that are wanted; each adds its entry to `entries`. What cannot be an entry is reported."""
-    for member, _ in opened:
+    for member in members:
         try:
             entry = entry_of(member)
         except ValueError as error:

@@ -47,9 +47,23 @@ class Complaints:
     def is_damaged(self, message: str) -> None:
         """Something that is stored is not what was stored."""
         with self._lock:
+            if message in self.damaged:
+                return  # who reads the same, met the same
             self.damaged_count += 1
             if len(self.damaged) < KEPT:
                 self.damaged.append(message)
+
+    def told(self) -> tuple[list[tuple[bytes, str]], int, list[str], int]:
+        """All of it, for `add` in another process."""
+        return self.unset, self.unset_count, self.damaged, self.damaged_count
+
+    def add(self, unset: list[tuple[bytes, str]], unset_count: int, damaged: list[str], damaged_count: int) -> None:
+        """What another process was told."""
+        self.unset += unset[: KEPT - len(self.unset)]
+        self.unset_count += unset_count
+        for message in damaged:
+            self.is_damaged(message)
+        self.damaged_count += damaged_count - len(damaged)
 
 
 class Dresser:

@@ -37,11 +37,13 @@ class Folder:
 class Descent:
     """The open folders from `top` to where we are. `known`: nobody else can change `top`, and all in it is ours.
 
-    `dress` sets the attributes of an entry on the descriptor of its folder; ``new`` as in `Dresser.dress`.
+    `dress` sets the attributes of an entry on the descriptor of its folder; ``new`` as in `Dresser.dress`. `bare`:
+    other processes of ours make folders in it, too, and none has got attributes yet.
     """
 
-    def __init__(self, top: int, known: bool, dress: Callable[[int, Entry, bool], None]) -> None:
+    def __init__(self, top: int, known: bool, dress: Callable[[int, Entry, bool], None], *, bare: bool = False) -> None:
         self._dress = dress
+        self._bare = bare
         self._stack = [Folder(b"", top, _identity(os.fstat(top)), known)]
         self._parts: list[bytes] = []
         self.path = b""
@@ -65,13 +67,21 @@ class Descent:
             try:
                 self.push(part, made=False)
             except FileNotFoundError:
-                os.mkdir(part, 0o700, dir_fd=self._stack[-1].descriptor)
+                self._make(part)
                 self.push(part, made=True)
         return self._stack[-1]
+
+    def _make(self, name: bytes) -> None:
+        try:
+            os.mkdir(name, 0o700, dir_fd=self._stack[-1].descriptor)
+        except FileExistsError:
+            if not self._bare:
+                raise
 
     def push(self, name: bytes, *, made: bool) -> Folder:
         """Enter `name` in the innermost folder."""
         parent = self._stack[-1]
+        made = made or self._bare
         descriptor = os.open(name, _ENTER, dir_fd=parent.descriptor)
         status = os.fstat(descriptor)
         folder = Folder(name, descriptor, _identity(status), made)

@@ -15,12 +15,10 @@ from pathlib import Path
 
 from btw_backup import files
 from btw_backup.entries import Entry, Kind
-from btw_backup.errors import FatalUserError
 from btw_backup.log import printable
 from btw_backup.restoring.attributes import Complaints, Dresser, is_fatal
 from btw_backup.restoring.descent import Descent, Folder
-from btw_backup.restoring.filling import Content, fill, pieces_of
-from btw_backup.stream import Behind
+from btw_backup.restoring.filling import Content, fill
 
 DAMAGED = b".damaged"
 
@@ -38,17 +36,21 @@ _NODE_TYPES = {
 class Extraction:
     """One restore into the open folder `top`. `fresh`: the folder is new and private, and all in it is ours.
 
-    Else what is there stays, unless `force`: then files are replaced, but never folders. Whatever cannot be made as
-    it was goes to `complaints`; errors of the target as a whole are raised as OSError.
+    Else what is there stays, unless `force`: then files are replaced, but never folders. `bare`: others write into the
+    fresh folder at the same time, and folders that entries do not name get no attributes. Whatever cannot be made as it
+    was goes to `complaints`; errors of the target as a whole are raised as OSError.
     """
 
-    def __init__(self, top: int, complaints: Complaints, *, fresh: bool, force: bool = False) -> None:
+    def __init__(
+        self, top: int, complaints: Complaints, *, fresh: bool, force: bool = False, bare: bool = False
+    ) -> None:
         self._complaints = complaints
         self._dresser = Dresser(complaints)
         self._fresh = fresh
         self._force = force
-        self._descent = Descent(top, fresh, lambda file, entry, new: self._dresser.dress(file, entry, new=new))
-        self._behind = Behind()
+        self._descent = Descent(
+            top, fresh, lambda file, entry, new: self._dresser.dress(file, entry, new=new), bare=bare
+        )
         self._written: set[int] = set()
         self._swept: set[int] = set()
         self.count = 0
@@ -73,12 +75,10 @@ class Extraction:
 
     def finish(self) -> None:
         """Give the folders that are still open their attributes, the top at last. Leaves `top` open."""
-        self._behind.finish()
         self._descent.finish()
 
     def close(self) -> None:
         """Close what is open but `top`; what was not finished stays without its attributes."""
-        self._behind.close()
         self._descent.close()
 
     def _write_folder(self, entry: Entry) -> None:
@@ -145,22 +145,6 @@ class Extraction:
             descriptor = os.open(making, flags, 0o600, dir_fd=at)
         if not self._fresh:
             files.claim(descriptor)
-        if self._fresh and entry.extents is None and self._behind.has_room(entry.size):
-            self._write_behind(folder, name, descriptor, entry, content)
-        else:
-            self._write_now(folder, making, descriptor, entry, content)
-
-    def _temporary_in(self, folder: Folder) -> bytes:
-        """The name of a file that is not whole yet, in a folder where others have files; what runs that died left there
-        is gone, once we were there."""
-        here = Path(f"/proc/self/fd/{folder.descriptor}")
-        if hash(self._descent.path) not in self._swept:
-            self._swept.add(hash(self._descent.path))
-            files.sweep_dead(here, _TEMPORARY, anybodys=True)  # it gets its owner before its name
-        return os.fsencode(files.temporary_name(here, _TEMPORARY).name)
-
-    def _write_now(self, folder: Folder, making: bytes, descriptor: int, entry: Entry, content: Content) -> None:
-        at = folder.descriptor
         try:
             fill(descriptor, entry, content)
             self._dresser.dress(descriptor, entry, new=folder.known)
@@ -176,35 +160,14 @@ class Extraction:
         finally:
             os.close(descriptor)
 
-    def _write_behind(self, folder: Folder, name: bytes, descriptor: int, entry: Entry, content: Content) -> None:
-        """Have another thread do it, with all of the content in memory. The folder can be left before it is done:
-        neither content nor attributes of a file touch its folder."""
-        pieces: list[memoryview | int] = []
-        try:
-            for piece in pieces_of(content):
-                pieces.append(piece)
-        except BaseException:
-            fill(descriptor, entry, pieces)
-            self._set_aside(folder, name, descriptor, entry)
-            os.close(descriptor)
-            raise
-        if int in map(type, pieces):
-            self._write_now(folder, name, descriptor, entry, pieces)
-            return
-        known = folder.known
-
-        def job() -> None:
-            try:
-                fill(descriptor, entry, pieces)
-                self._dresser.dress(descriptor, entry, new=known)
-            except OSError as error:
-                if is_fatal(error):
-                    raise
-                raise FatalUserError(f"{printable(entry.path)} cannot be written: {error.strerror}") from error
-            finally:
-                os.close(descriptor)
-
-        self._behind.put(entry.size, job)
+    def _temporary_in(self, folder: Folder) -> bytes:
+        """The name of a file that is not whole yet, in a folder where others have files; what runs that died left there
+        is gone, once we were there."""
+        here = Path(f"/proc/self/fd/{folder.descriptor}")
+        if hash(self._descent.path) not in self._swept:
+            self._swept.add(hash(self._descent.path))
+            files.sweep_dead(here, _TEMPORARY, anybodys=True)  # it gets its owner before its name
+        return os.fsencode(files.temporary_name(here, _TEMPORARY).name)
 
     def _move_in(self, folder: Folder, making: bytes, entry: Entry) -> None:
         """Give a finished file its name in a folder that is not ours alone."""

@@ -15,7 +15,7 @@ Content = Iterable[memoryview | int]
 """Pieces; an int stands for so many bytes that are missing."""
 
 
-def pieces_of(content: Content) -> Iterator[memoryview | int]:
+def _pieces_of(content: Content) -> Iterator[memoryview | int]:
     """The pieces of `content`; where some are missing, and it goes on behind them, the number of the bytes."""
     pieces = iter(content)
     while True:
@@ -34,7 +34,7 @@ def fill(descriptor: int, entry: Entry, content: Content) -> None:
     So does what is missing: then raises `DamagedPart`, which tells the ranges, when all the rest is at its place.
     """
     missing: list[tuple[int, int]] = []
-    pieces = pieces_of(content)
+    pieces = _pieces_of(content)
     piece: memoryview | int | None = 0
     for offset, length in ((0, entry.size),) if entry.extents is None else entry.extents:
         at = offset

@@ -16,11 +16,14 @@ from btw_backup import files, flushing, log, progress
 from btw_backup.entries import Entry, Kind
 from btw_backup.errors import TRY_ANOTHER, Damaged, DamagedPart, Incomplete, NotFound, WouldOverwrite
 from btw_backup.keepers import Content, Keeper, Report, Wanted
+from btw_backup.keepers.chunks import Chunks
 from btw_backup.log import printable
+from btw_backup.progress import Advance
 from btw_backup.records import Backup
-from btw_backup.restoring import staging
+from btw_backup.restoring import helpers, staging
 from btw_backup.restoring.attributes import Complaints
 from btw_backup.restoring.extract import Extraction
+from btw_backup.restoring.helpers import Helpers
 from btw_backup.restoring.selection import Selection, sockets_of
 
 SHOWN = 10
@@ -76,12 +79,18 @@ def _into_new(keeper: Keeper, backup: Backup, wish: Wish) -> None:
     ):
         complaints = Complaints()
         selection = Selection(backup, wish.paths)
+        among = 1 if wish.paths else helpers.number_for(backup)
         with (
+            closing(helpers.Helpers(_Filling(backup, descriptor, left, among), among)) as others,
             flushing.filesystem_written_behind(descriptor),
-            closing(Extraction(descriptor, complaints, fresh=True)) as extraction,
-            closing(resume.Resumption(backup, left, descriptor, selection.takes, complaints)) as resumption,
         ):
-            _extract(keeper, backup, selection, extraction, complaints, takes=resumption.takes)
+            if among > 1:
+                keeper = _filled(backup, others, complaints)
+            with (
+                closing(Extraction(descriptor, complaints, fresh=True)) as extraction,
+                closing(resume.Resumption(backup, left, descriptor, selection.takes, complaints)) as resumption,
+            ):
+                _extract(keeper, backup, selection, extraction, complaints, takes=resumption.takes)
         if not complaints.damaged:
             selection.check()
         elif not extraction.count:
@@ -89,6 +98,43 @@ def _into_new(keeper: Keeper, backup: Backup, wish: Wish) -> None:
         final = staging.damaged_name(wish.target) if complaints.damaged else wish.target
         staging.publish(path, final)
     _end(backup, complaints, final)
+
+
+@dataclass(frozen=True, slots=True)
+class _Filling:
+    """The work of each of the processes, `among` so many, that write the files of a tree into the new `folder`."""
+
+    backup: Backup
+    folder: int
+    left: Sequence[int]
+    among: int
+
+    def __call__(self, number: int, complaints: Complaints, advance: Advance) -> None:
+        """Write the files of one share, and whatever folders they need."""
+        from btw_backup.restoring import resume  # noqa: PLC0415 - as above
+        from btw_backup.store.shares import Files  # noqa: PLC0415 - as above
+
+        keeper = Chunks(Files(number, self.among))
+        with (
+            closing(Extraction(self.folder, complaints, fresh=True, bare=True)) as extraction,
+            closing(resume.Resumption(self.backup, self.left, self.folder, lambda entry: True, complaints)) as resumed,
+        ):
+            try:
+                with keeper.members(self.backup, resumed.takes, complaints.is_damaged, advance) as found:
+                    for entry, content in found:
+                        _write(extraction, entry, content, complaints)
+            except Damaged as error:
+                complaints.is_damaged(error.message)
+            extraction.finish()
+
+
+def _filled(backup: Backup, others: Helpers, complaints: Complaints) -> Keeper:
+    """Have all processes write their files; what gives the rest of the tree."""
+    from btw_backup.store.shares import AllButFiles  # noqa: PLC0415 - as above
+
+    with progress.shown("restore", backup.record.length if backup.record else None) as advance:
+        others.work(complaints, advance)
+    return Chunks(AllButFiles())
 
 
 def _into_existing(keeper: Keeper, backup: Backup, wish: Wish) -> None:

@@ -16,6 +16,7 @@ import zstandard
 
 from btw_backup.errors import TRY_ANOTHER, Damaged, FatalUserError
 from btw_backup.store import names
+from btw_backup.store.shares import Share
 
 FORMAT = 1
 LONGEST_LINE = 64 << 20
@@ -142,6 +143,13 @@ class ManifestReader:
                     yield decode(line), line
                 except (msgspec.DecodeError, RecursionError) as error:
                     raise _damaged(self._name, str(error)) from error
+
+    def members(self, share: Share) -> Iterator[Member]:
+        """The entries that `share` takes. Raises as going through all of them does."""
+        try:
+            yield from map(_MEMBER.decode, share.lines_in(self.lines()))
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise _damaged(self._name, str(error)) from error
 
     def lines(self) -> Iterator[bytes]:
         """The lines of the entries, for who decodes few of them. Raises as going through the entries does."""

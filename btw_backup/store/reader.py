@@ -73,11 +73,15 @@ class _Pieces:
 
 
 class Contents:
-    """Goes through `members`, and has their content. `close` ends its threads."""
+    """Goes through `members`, and has their content. `close` ends its threads.
 
-    def __init__(self, store: ChunkStore, members: Iterable[Member]) -> None:
+    If it is one `among` several at work at the same time, each has its part of threads and memory.
+    """
+
+    def __init__(self, store: ChunkStore, members: Iterable[Member], among: int = 1) -> None:
         self._store = store
-        self._pool = ThreadPoolExecutor(_READERS * len(os.sched_getaffinity(0)), "chunk")
+        self._among = among
+        self._pool = ThreadPoolExecutor(max(1, _READERS * len(os.sched_getaffinity(0)) // among), "chunk")
         self._coming = iter(members)
         self._ended = False
         self._error: Damaged | None = None
@@ -113,7 +117,7 @@ class Contents:
 
     def _look_ahead(self) -> None:
         """Look at the next members, so far as there is room."""
-        while self._ahead < SMALL and len(self._members) < _MEMBERS and not self._ended:
+        while self._ahead < SMALL // self._among and len(self._members) < _MEMBERS and not self._ended:
             try:
                 member = next(self._coming, None)
             except Damaged as error:  # what comes before is good
@@ -139,7 +143,8 @@ class Contents:
 
     def _fill(self) -> None:
         """Ask for what is needed next, so far as there is room, and more is known of what will be needed of it."""
-        while len(self._untaken) < AHEAD and (self._ended or len(self._unasked) * 2 >= len(self._members)):
+        most = max(2, AHEAD // self._among)
+        while len(self._untaken) < most and (self._ended or len(self._unasked) * 2 >= len(self._members)):
             extent = self._next_extent()
             if extent is None:
                 return
@@ -155,7 +160,8 @@ class Contents:
     def _ask(self, name: str) -> _Chunk:
         """Have a chunk read, and let go of those that were used, if they are too many."""
         chunk = self._untaken[name] = _Chunk(self._pool.submit(self._store.read, name))
-        while self._taken and (self._kept > KEPT or len(self._taken) + len(self._untaken) > MOST):
+        most = MOST // self._among
+        while self._taken and (self._kept > KEPT // self._among or len(self._taken) + len(self._untaken) > most):
             self._kept -= self._taken.popitem(last=False)[1].size
         return chunk
 

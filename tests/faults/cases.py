@@ -5,6 +5,7 @@ A case fails at its first step, its second, and so on; what must hold then is in
 
 import json
 import os
+import random
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -412,16 +413,29 @@ def _target(world: World) -> Path:
     return world.top / "out" / "restored"
 
 
-def _restore(keeper: str) -> Case:
+def _restore(keeper: str, build: Callable[[World], None] | None = None, which: str = "") -> Case:
     return Case(
-        f"restore {keeper}",
+        f"restore {keeper}{which}",
         "restore",
-        lambda world: _backed_up(world, keeper, 2),
+        build or (lambda world: _backed_up(world, keeper, 2)),
         lambda world: ("restore", _last(world), _target(world)),
         partial=lambda world: _whole_or_absent(world, _last(world)),
         done=lambda world: _whole(world, _last(world)),
         is_fine=_restored_or_there,
     )
+
+
+def _large(world: World) -> None:
+    """So much that several processes restore it, although it does not take long to store."""
+    chance = random.Random(7)
+    folder = _tree(world) / "many"
+    make_source(_tree(world), 1)
+    for number in range(12):
+        (folder / f"{number % 4}").mkdir(parents=True, exist_ok=True)
+        (folder / f"{number % 4}" / f"{number}").write_bytes(chance.randbytes(1000) * 2000)
+    world.well("fs-init", "--type", "chunks", _tree(world), "src")
+    world.well("fs", _tree(world), "hosts/src")
+    world.learn("hosts/src", content_of(_tree(world)))
 
 
 def _whole(world: World, address: str) -> None:
@@ -830,6 +844,7 @@ CASES = (
     _restore("tar"),
     _restore("rdiff"),
     _restore("chunks"),
+    _restore("chunks", _large, " by several"),
     _restore_into(),
     _restore_file(),
     _to_database("rdiff"),

@@ -9,7 +9,7 @@ from tests.faults.sweep import ALL, sweep
 
 FEW, FEWER = 6, 2  # the latter where a server of S3 takes part, which takes its time
 CONTAINED = ("init", "fs-init", "fs chunks, first", "fs rdiff, second", "restore tar", "restore of a stream", "export")
-PIPED = ("fs tar, third", "fs rdiff, second")
+PIPED = ("fs tar, third", "fs rdiff, second", "restore chunks by several")
 
 
 def name_of(case: Case) -> str:
