@@ -139,6 +139,18 @@ def test_what_a_helper_raises_and_cannot_do() -> None:
     assert caught.value.hint == "a hint"
 
 
+def test_without_processes_one_does_it_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fork() -> int:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    before = os.listdir("/proc/self/fd")
+    monkeypatch.setattr(os, "fork", fork)
+    done: list[int] = []
+    with closing(Helpers(lambda number, complaints, advance: done.append(number), 3)) as helpers:
+        helpers.work(Complaints(), nothing)
+    assert done == [0, 1, 2] and len(os.listdir("/proc/self/fd")) == len(before)
+
+
 def test_helpers_end_with_whoever_dies() -> None:
     def work(number: int, complaints: Complaints, advance: Advance) -> None:
         if number == 1:

@@ -11,8 +11,11 @@ import pickle
 import select
 import signal
 from collections.abc import Callable
+from contextlib import ExitStack
+from typing import NoReturn
 
 from btw_backup.errors import FatalUserError
+from btw_backup.log import debug
 from btw_backup.progress import Advance
 from btw_backup.records import Backup
 from btw_backup.restoring.attributes import Complaints
@@ -41,7 +44,7 @@ class Helpers:
     """Children that do the shares of `work` from 1 on, so that there are `among` of us. `close` ends them.
 
     To be made before there are threads. They tell how far they are in memory that they share with us, and at their end
-    through a pipe what they could not do.
+    through a pipe what they could not do. Shares for which no process can be had are left to us.
     """
 
     def __init__(self, work: Work, among: int) -> None:
@@ -49,9 +52,14 @@ class Helpers:
         self._done = memoryview(mmap.mmap(-1, _COUNTER * among)).cast("Q")
         self._told = 0
         self._pipes: dict[int, int] = {}
+        self._own = [0]
         try:
             for number in range(1, among):
-                self._start(number)
+                try:
+                    self._start(number)
+                except OSError as error:
+                    debug(f"one process less restores: {error.strerror}")
+                    self._own.append(number)
         except BaseException:
             self.close()
             raise
@@ -60,25 +68,33 @@ class Helpers:
         parent = os.getpid()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # until it is known whom to end
         try:
-            reading, writing = os.pipe()
-            child = os.fork()
-            if not child:
-                try:
-                    for one in _SIGNALS:
-                        signal.signal(one, signal.SIG_DFL)
-                    signal.pthread_sigmask(signal.SIG_SETMASK, before)
-                    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
-                    if os.getppid() == parent:
-                        self._do(number, writing)
-                finally:
-                    os._exit(0)
-            os.close(writing)
-            self._pipes[child] = reading
+            with ExitStack() as stack:
+                reading, writing = os.pipe()
+                stack.callback(os.close, writing)
+                closing = stack.enter_context(ExitStack())
+                closing.callback(os.close, reading)
+                child = os.fork()
+                if not child:
+                    self._do(number, writing, parent, before)
+                self._pipes[child] = reading
+                closing.pop_all()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
-    def _do(self, number: int, writing: int) -> None:
+    def _do(self, number: int, writing: int, parent: int, mask: set[int]) -> NoReturn:
         """In the child: its share; and tell how that ended."""
+        try:
+            for one in _SIGNALS:
+                if signal.getsignal(one) is not signal.SIG_IGN:
+                    signal.signal(one, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
+            if os.getppid() == parent:
+                self._do_share(number, writing)
+        finally:
+            os._exit(0)
+
+    def _do_share(self, number: int, writing: int) -> None:
         complaints = Complaints()
         error: Exception | None = None
         try:
@@ -98,7 +114,8 @@ class Helpers:
             self._advance(0, count)
             self._tell(advance)
 
-        self._work(0, complaints, ours)
+        for number in self._own:
+            self._work(number, complaints, ours)
         while self._pipes:
             child, pipe = next(iter(self._pipes.items()))
             while not select.select([pipe], [], [], 0.5)[0]:

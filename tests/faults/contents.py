@@ -32,7 +32,9 @@ def _entry(path: str, name: str, links: dict[tuple[int, int], str]) -> tuple[obj
     status = os.lstat(path)
     first = links.setdefault((status.st_dev, status.st_ino), name)
     attributes = tuple(
-        (key, os.getxattr(path, key, follow_symlinks=False)) for key in os.listxattr(path, follow_symlinks=False)
+        (key, os.getxattr(path, key, follow_symlinks=False))
+        for key in os.listxattr(path, follow_symlinks=False)
+        if not key.startswith("trusted.SGI_ACL_")  # how XFS shows an ACL once more
     )
     common = (oct(status.st_mode), status.st_uid, status.st_gid, status.st_mtime_ns, attributes)
     if stat.S_ISREG(status.st_mode):

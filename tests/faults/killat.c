@@ -345,6 +345,12 @@ static int is_write(const struct call *call) {
     return call->number == SYS_write || call->number == SYS_pwrite64 || call->number == SYS_sendto;
 }
 
+/* Whether a signal may end a call that has done nothing yet: what Linux says of local disks, and programs expect. */
+static int can_be_interrupted(const struct call *call) {
+    return is_write(call) || call->kind == OPEN || call->kind == OPEN_AT || call->number == SYS_fsync ||
+           call->number == SYS_fdatasync || call->number == SYS_syncfs || call->number == SYS_ftruncate;
+}
+
 /* Whether a call of a full disk would fail: it makes something, or makes it larger. */
 static int needs_room(const struct call *call, const char *path) {
     if (call->kind == OPEN || call->kind == OPEN_AT) return access(path, F_OK) != 0;
@@ -380,9 +386,10 @@ static void harm(pid_t pid, struct user_regs_struct *r, const struct call *call,
             ptrace(PTRACE_SETREGS, pid, 0, r);
         }
         if (is("torn")) wanted = steps + 1, act = "kill";
+    } else if (is("eintr")) {
+        if (can_be_interrupted(call)) fail(pid, r, EINTR);
     } else if (is("enospc")) fail(pid, r, ENOSPC);
     else if (is("erofs") || is("readonly")) fail(pid, r, EROFS);
-    else if (is("eintr")) fail(pid, r, EINTR);
     else if (is("eio") || is("dead")) fail(pid, r, EIO);
     else if (is("full") && needs_room(call, path)) fail(pid, r, ENOSPC);
 }

@@ -85,7 +85,7 @@ def run(
         raise Hangs(f"has not ended after {PATIENCE:g} s") from None
     status = process.returncode
     if status == NOT_REACHED:
-        status = int(trace.read_text().rpartition("status ")[2])
+        status = int(trace.read_text(errors="surrogateescape").rpartition("status ")[2])
     return Ended(status, out.decode(errors="surrogateescape"), err.decode(errors="surrogateescape"))
 
 
