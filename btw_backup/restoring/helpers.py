@@ -36,8 +36,9 @@ _COUNTER = 8
 
 def number_for(backup: Backup) -> int:
     """How many processes are to restore the tree `backup`, with this one."""
-    length = backup.record.length if backup.record and backup.keeper == "chunks" else 0
-    return min(MOST, len(os.sched_getaffinity(0))) if length >= LEAST else 1
+    if backup.keeper != "chunks" or backup.record is None or backup.record.length < LEAST:
+        return 1
+    return min(MOST, len(os.sched_getaffinity(0)))
 
 
 class Helpers:
