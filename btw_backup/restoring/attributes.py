@@ -2,7 +2,6 @@
 
 import errno
 import os
-import threading
 import time
 from dataclasses import dataclass, field
 
@@ -26,32 +25,26 @@ def is_fatal(error: OSError) -> bool:
 
 @dataclass(slots=True)
 class Complaints:
-    """What was not restored as it was: `unset` could not be set or made here, `damaged` is not what was stored.
-
-    Threads may share it.
-    """
+    """What was not restored as it was: `unset` could not be set or made here, `damaged` is not what was stored."""
 
     unset: list[tuple[bytes, str]] = field(default_factory=list)
     unset_count: int = 0
     damaged: list[str] = field(default_factory=list)
     damaged_count: int = 0
-    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def could_not(self, path: bytes, what: str) -> None:
         """Something about `path` could not be set, or it could not be made."""
-        with self._lock:
-            self.unset_count += 1
-            if len(self.unset) < KEPT:
-                self.unset.append((path, what))
+        self.unset_count += 1
+        if len(self.unset) < KEPT:
+            self.unset.append((path, what))
 
     def is_damaged(self, message: str) -> None:
         """Something that is stored is not what was stored."""
-        with self._lock:
-            if message in self.damaged:
-                return  # who reads the same, met the same
-            self.damaged_count += 1
-            if len(self.damaged) < KEPT:
-                self.damaged.append(message)
+        if message in self.damaged:
+            return  # who reads the same, met the same
+        self.damaged_count += 1
+        if len(self.damaged) < KEPT:
+            self.damaged.append(message)
 
     def told(self) -> tuple[list[tuple[bytes, str]], int, list[str], int]:
         """All of it, for `add` in another process."""

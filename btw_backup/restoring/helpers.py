@@ -72,13 +72,13 @@ class Helpers:
             with ExitStack() as stack:
                 reading, writing = os.pipe()
                 stack.callback(os.close, writing)
-                closing = stack.enter_context(ExitStack())
-                closing.callback(os.close, reading)
+                failed = stack.enter_context(ExitStack())
+                failed.callback(os.close, reading)
                 child = os.fork()
                 if not child:
                     self._do(number, writing, parent, before)
                 self._pipes[child] = reading
-                closing.pop_all()
+                failed.pop_all()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
@@ -102,8 +102,9 @@ class Helpers:
             self._work(number, complaints, lambda count: self._advance(number, count))
         except Exception as met:  # noqa: BLE001 - the parent raises it
             error = met
+        said = pickle.dumps((complaints.told(), error))
         with open(writing, "wb") as pipe:
-            pickle.dump((complaints.told(), error), pipe)
+            pipe.write(said)
 
     def _advance(self, number: int, count: int) -> None:
         self._done[number] += count
