@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from btw_backup.offsite.s3cfg import speaks_in_clear
+from btw_backup.offsite.s3cfg import settings_of, speaks_in_clear
 from btw_backup.offsite.state import SyncState
 from tests.conftest import Ended, Installation, tree_differences
 from tests.s3 import Bucket, bucket, configure, s3_server
@@ -61,6 +61,18 @@ def move(btw: Installation, bucket: Bucket, **settings: object) -> str:
 def is_refused(ended: Ended) -> bool:
     """With a reason, and what to do."""
     return "has s3cmd speak HTTP to s3://" in ended.err and "ALLOW_HTTP = True" in ended.err
+
+
+def test_what_has_no_value_has_none(tmp_path: Path) -> None:
+    """As ``s3cmd --configure`` writes it: the line behind an empty setting is no value of that."""
+    text = '[default]\naccess_key = a=b \naccess_token = \nproxy_host =\nproxy_port = 0\r\nsecret_key = "c d"\n\n'
+    (tmp_path / "s3cfg").write_text(
+        text + "use_https = False\nhost_base = localhost:9000\nhost_bucket = localhost:9000\n"
+    )
+    said = settings_of(str(tmp_path / "s3cfg"))
+    assert (said["access_token"], said["proxy_host"], said["proxy_port"]) == ("", "", "0")
+    assert (said["access_key"], said["secret_key"]) == ("a=b", "c d")
+    assert not speaks_in_clear(str(tmp_path / "s3cfg"))
 
 
 def test_it_is_refused_until_it_is_allowed(btw: Installation, source: Path, elsewhere: Bucket) -> None:

@@ -15,7 +15,7 @@ from btw_backup.offsite import Unreachable
 AMAZON = "s3.amazonaws.com"
 """The server that s3cmd takes if the file names none."""
 
-_LINE = re.compile(r'^\s*(\w+)\s*=\s*(?:"(.*)"|(.*?))\s*$', re.MULTILINE)
+_LINE = re.compile(r'^\s*(\w+)[^\S\n]*=[^\S\n]*(?:"(.*)"|(.*?))[^\S\n]*$', re.MULTILINE)
 _UNPROVABLE = re.compile(r"^\s*(encrypt|dry_run|human_readable_sizes)\s*=\s*(true|yes|on|1)\s*$", re.MULTILINE | re.I)
 _NO = ("false", "no", "off", "0")
 _HINT = (
