@@ -38,10 +38,11 @@ def after_fault(world: World, case: Case, ended: Ended, *, died: bool) -> None:
     if not world.is_set_up and case.command == "init":
         assert not is_done or died, "reported as done, and there is no configuration"
         return
-    _backups(world, case, is_done and not died)
-    case.partial(world)
-    if is_done and not died:
-        case.done(world)
+    with world.forks.together():
+        _backups(world, case, is_done and not died)
+        case.partial(world)
+        if is_done and not died:
+            case.done(world)
 
 
 def after_next(world: World, case: Case) -> None:
@@ -51,8 +52,9 @@ def after_next(world: World, case: Case) -> None:
     world.last = ended
     assert case.is_fine(world, ended), f"I4: the next run: {ended}"
     assert "Traceback" not in ended.err, f"I4: the next run: {ended.err}"
-    _backups(world, case, True)
-    case.done(world)
+    with world.forks.together():
+        _backups(world, case, True)
+        case.done(world)
     _no_litter(world)
 
 
@@ -77,8 +79,7 @@ def _voice(case: Case, ended: Ended) -> None:
 
 def _backups(world: World, case: Case, is_done: bool) -> None:
     """I1, I2, I7."""
-    with world.forks.together():
-        _listed_and_restored(world, case, is_done)
+    _listed_and_restored(world, case, is_done)
     assert content_of(world.outside) == world.saved_outside, "I7: a source has changed"
 
 

@@ -152,7 +152,7 @@ def _db(keeper: str, backups: int, globals_: bool = False) -> Case:
             _change_server(world, number)
 
     def dumped(world: World) -> Content:
-        return _dumped(world, "" if globals_ else "faulty")
+        return _backed_up_database(world, "" if globals_ else "faulty")
 
     return Case(
         f"db {'-g ' if globals_ else ''}{keeper}, {('first', 'second', 'third')[backups]}",
@@ -198,9 +198,16 @@ def _dumped(world: World, database: str) -> Content:
     return content_of(path)
 
 
+def _backed_up_database(world: World, database: str) -> Content:
+    """As `_dumped`, of what is only read by the command that is harmed."""
+    if database not in world.dumped:
+        world.dumped[database] = _dumped(world, database)
+    return world.dumped[database]
+
+
 def _all_databases(world: World) -> dict[str, Content]:
     """What `db --all` keeps, by its places."""
-    return {f"db/{name or 'global'}": _dumped(world, name) for name in ("", "faulty", "further")}
+    return {f"db/{name or 'global'}": _backed_up_database(world, name) for name in ("", "faulty", "further")}
 
 
 def _db_all(keeper: str) -> Case:

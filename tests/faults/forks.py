@@ -1,36 +1,21 @@
-"""Runs commands in forks of a process that has loaded everything: one costs milliseconds where a new process costs a
-fifth of a second. It is what audits a world between two faults; what is to fail runs as a process of its own.
-"""
+"""Runs commands in forks of `forkserver`: those that audit a world between two faults, and those that meet a fault."""
 
-import ast
-import gc
-import importlib
-import inspect
 import json
 import os
-import pkgutil
 import select
-import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
-from typing import Any, Self
+from typing import Self
 
 from tests.conftest import REPOSITORY, Ended
+from tests.faults.forkserver import DIED, END, LARGE_PAGES
 
 PATIENCE = 120.0
 """Seconds after which a command is said to hang."""
-
-
-END = b"end"
-"""Says that the process is gone that ran the command, or the commands; behind it, what that took."""
-
-DIED = 70
-"""The status of a command that ended without one."""
 
 
 class Hangs(AssertionError):
@@ -50,9 +35,9 @@ class Forks:
 
     def __enter__(self) -> Self:
         self._is_running = False
-        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), **LARGE_PAGES}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.forks"],
+            [sys.executable, "-m", "tests.faults.forkserver"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,  # an answer that was read ahead could not be waited for
@@ -68,33 +53,52 @@ class Forks:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """While it lasts, commands are run by one process, one after the other: for those that only read."""
+        """While it lasts, commands that only read are run by one process, one after the other."""
         self._is_together = True
         try:
             yield
         finally:
             self._is_together = False
-            if self._is_running:
-                self._ask(None)
-                self._ended()
+            self._ends()
 
-    def __call__(self, *words: str, env: Mapping[str, str] | None = None, cwd: Path | str = "/") -> Ended:
-        """Run ``btw-backup WORDS``. Raises `Hangs`."""
-        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-            outputs = [f"/proc/{os.getpid()}/fd/{file.fileno()}" for file in (out, err)]
-            asked = {"words": words, "env": dict(env or {}), "cwd": os.fspath(cwd), "outputs": outputs}
+    def __call__(
+        self, *words: str, env: Mapping[str, str] | None = None, cwd: Path | str = "/", reads: bool = False
+    ) -> Ended:
+        """Run ``btw-backup WORDS``; `reads`: it changes nothing. Raises `Hangs`."""
+        stays = self._is_together and reads
+        if not stays:
+            self._ends()
+        with _outputs() as (outputs, texts):
             self._is_running = True
-            self._ask({**asked, "stay": self._is_together})
+            self._ask(
+                {"words": words, "env": dict(env or {}), "cwd": os.fspath(cwd), "outputs": outputs, "stay": stays}
+            )
             answer = self._answer()
             if self._is_end(answer):
                 self._is_running = False
-            elif not self._is_together:
+            elif not stays:
                 self._ended()
-            texts = []
-            for file in (out, err):
-                file.seek(0)
-                texts.append(file.read().decode(errors="surrogateescape"))
-            return Ended(DIED if answer.startswith(END) else int(answer), *texts)
+            return Ended(DIED if answer.startswith(END) else int(answer), *texts())
+
+    def traced(
+        self, tracer: Sequence[str | Path], library: Path, words: Sequence[str], env: Mapping[str, str], cwd: Path | str
+    ) -> Ended:
+        """Run ``btw-backup WORDS`` while the command `tracer`, which gets ``-p PID``, traces it; the status is that of
+        the tracer. `library` has the function that the process calls once it is traced. Raises `Hangs`."""
+        self._ends()
+        with _outputs() as (outputs, texts):
+            asked = {"words": words, "env": dict(env), "cwd": os.fspath(cwd)}
+            self._ask({**asked, "outputs": outputs, "traced": os.fspath(library)})
+            process = subprocess.Popen([*tracer, "-p", str(int(self._answer()))], stdin=subprocess.DEVNULL)
+            try:
+                status = process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                raise Hangs(f"has not ended after {PATIENCE:g} s") from None
+            finally:
+                self._ended()
+            return Ended(status, *texts())
 
     def _ask(self, asked: object) -> None:
         assert self._process.stdin is not None
@@ -110,6 +114,12 @@ class Forks:
             raise Hangs(f"has not ended after {PATIENCE:g} s")
         return self._process.stdout.readline()
 
+    def _ends(self) -> None:
+        """The process ends that waits for further commands, if there is one."""
+        if self._is_running:
+            self._ask(None)
+            self._ended()
+
     def _ended(self) -> None:
         assert self._is_end(self._answer())
         self._is_running = False
@@ -122,55 +132,13 @@ class Forks:
         return True
 
 
-def _serve() -> None:
-    import btw_backup  # noqa: PLC0415
+@contextmanager
+def _outputs() -> Iterator[tuple[list[str], Callable[[], list[str]]]]:
+    """Names under which another process can open a file for standard output and one for standard error; and what tells
+    their text."""
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
 
-    for found in pkgutil.walk_packages(btw_backup.__path__, "btw_backup."):
-        if not found.name.endswith(("__main__", "RESTORE")):
-            _load(importlib.import_module(found.name))
-    gc.collect()
-    gc.freeze()
-    for asked in map(json.loads, sys.stdin.buffer):
-        child = os.fork()
-        if not child:
-            _run(asked)
-        _, _, used = os.wait4(child, 0)
-        os.write(1, b"%s %.3f %d\n" % (END, used.ru_utime + used.ru_stime, used.ru_maxrss))
+        def texts() -> list[str]:
+            return [os.pread(file.fileno(), 1 << 30, 0).decode(errors="surrogateescape") for file in (out, err)]
 
-
-def _load(module: ModuleType) -> None:
-    """What its functions load when they are called."""
-    for node in ast.walk(ast.parse(inspect.getsource(module))):
-        names = [node.module] if isinstance(node, ast.ImportFrom) else []
-        names += [name.name for name in node.names] if isinstance(node, ast.Import) else []
-        for name in filter(None, names):
-            importlib.import_module(name)
-
-
-def _run(asked: dict[str, Any] | None) -> None:
-    """The command, and those that the same process is to run; does not come back."""
-    from btw_backup import cli  # noqa: PLC0415
-
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-    answers, questions = os.dup(1), os.fdopen(os.dup(0), "rb")
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    try:
-        while asked:
-            for number, path in zip((1, 2), asked["outputs"], strict=True):
-                output = os.open(path, os.O_WRONLY)
-                os.dup2(output, number)
-                os.close(output)
-            os.environ.update(asked["env"])
-            os.chdir(asked["cwd"])
-            sys.argv = ["__main__.py", *asked["words"]]
-            status = cli.main(asked["words"])
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os.write(answers, f"{status}\n".encode())
-            asked = json.loads(questions.readline()) if asked["stay"] else None
-    finally:
-        os._exit(0)
-
-
-if __name__ == "__main__":
-    _serve()
+        yield [f"/proc/{os.getpid()}/fd/{file.fileno()}" for file in (out, err)], texts

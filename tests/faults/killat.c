@@ -2,6 +2,10 @@
    and do harm at a chosen one.
 
      killat -r FOLDER [-r FOLDER ...] [-n N] [-a ACT] [-l TRACE] [-d DATA] -- COMMAND ...
+     killat -r FOLDER [-r FOLDER ...] [-n N] [-a ACT] [-l TRACE] [-d DATA] -p PID
+
+   -p takes a process that is there already, and that calls only_steps() as soon as it is traced; compiled with -shared,
+   this file is the library to load that from.
 
    ACT, at step N, before the call is made:
      kill        everybody dies
@@ -48,6 +52,9 @@
 
 #define SHUTDOWN 0x8004587dUL /* FS_IOC_SHUTDOWN; 1: the journal is flushed, 2: it is not */
 #define LONGEST (PATH_MAX * 2)
+#define OPTIONS                                                                                                        \
+    (PTRACE_O_TRACESECCOMP | PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK | PTRACE_O_TRACECLONE | PTRACE_O_TRACEEXEC |      \
+     PTRACE_O_EXITKILL)
 
 enum kind { FD, PATH, AT, TWO_PATHS, TWO_AT, OPEN, OPEN_AT, SOCKET };
 
@@ -423,21 +430,36 @@ static void stopped_at_call(pid_t pid) {
     if (wanted > 0 && steps >= wanted) harm(pid, &r, call, *a ? a : b);
 }
 
-static void run(char **words) {
-    struct sock_filter filter[COUNT + 3];
+/* Have the tracer of this process, and of all that it starts, told of every call of the table; of an open only if it may
+   make or empty something, for programs open thousands of files that they only read. 0, or -1 with errno. */
+int only_steps(void) {
+    struct sock_filter filter[2 * COUNT + 8];
     size_t n = 0;
+    const unsigned makes = O_CREAT | O_TRUNC;
     filter[n++] = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr));
     for (size_t i = 0; i < COUNT; i++)
-        filter[n++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (unsigned)CALLS[i].number, COUNT - i, 0);
-    filter[n++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+        if (CALLS[i].kind != OPEN && CALLS[i].kind != OPEN_AT) {
+            filter[n++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (unsigned)CALLS[i].number, 0, 1);
+            filter[n++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_TRACE);
+        }
+    filter[n++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_openat, 0, 2);
+    filter[n++] = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[2]));
+    filter[n++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, makes, 3, 4);
+    filter[n++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_open, 0, 3);
+    filter[n++] = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[1]));
+    filter[n++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, makes, 0, 1);
     filter[n++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_TRACE);
+    filter[n++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
     struct sock_fprog program = {n, filter};
+    if (!prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program)) return 0;
+    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); /* needed without root; with it, set-id programs must work */
+    return prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program);
+}
+
+static void run(char **words) {
     ptrace(PTRACE_TRACEME, 0, 0, 0);
     raise(SIGSTOP);
-    if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program)) {
-        prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); /* needed without root; with it, set-id programs must work */
-        if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program)) perror("killat: seccomp"), _exit(70);
-    }
+    if (only_steps()) perror("killat: seccomp"), _exit(70);
     execvp(words[0], words);
     perror("killat: exec");
     _exit(71);
@@ -445,7 +467,7 @@ static void run(char **words) {
 
 int main(int count, char **words) {
     int option, status, result = 0;
-    while ((option = getopt(count, words, "+r:n:a:l:d:")) != -1)
+    while ((option = getopt(count, words, "+r:n:a:l:d:p:")) != -1)
         switch (option) {
         case 'r':
             if (folder_count == 8) return 64;
@@ -455,15 +477,18 @@ int main(int count, char **words) {
         case 'a': act = optarg; break;
         case 'l': trace = fopen(optarg, "we"); break;
         case 'd': data = fopen(optarg, "we"); break;
+        case 'p': command = atoi(optarg); break;
         default: return 64;
         }
-    command = fork();
-    if (!command) run(words + optind);
-    waitpid(command, &status, 0);
-    ptrace(PTRACE_SETOPTIONS, command, 0,
-           PTRACE_O_TRACESECCOMP | PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK | PTRACE_O_TRACECLONE | PTRACE_O_TRACEEXEC |
-               PTRACE_O_EXITKILL);
-    ptrace(PTRACE_CONT, command, 0, 0);
+    if (command) {
+        if (ptrace(PTRACE_SEIZE, command, 0, OPTIONS)) perror("killat: seize"), _exit(72);
+    } else {
+        command = fork();
+        if (!command) run(words + optind);
+        waitpid(command, &status, 0);
+        ptrace(PTRACE_SETOPTIONS, command, 0, OPTIONS);
+        ptrace(PTRACE_CONT, command, 0, 0);
+    }
     for (;;) {
         pid_t pid = waitpid(-1, &status, __WALL);
         if (pid < 0) break;

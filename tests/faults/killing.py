@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tests.conftest import REPOSITORY, Ended
-from tests.faults.forks import PATIENCE, Hangs
+from tests.faults.forks import PATIENCE, Forks, Hangs
 
 HERE = Path(__file__).parent
 _ESCAPED = re.compile(r"\\([0-7]{3})")
@@ -53,24 +53,36 @@ class Step:
         return f"{self.path} {self.other}".strip()
 
 
-def run(
-    command: Sequence[str],
-    folders: Sequence[Path],
-    trace: Path,
-    *,
-    number: int = 0,
-    act: str = "kill",
-    data: Path | None = None,
-    env: Mapping[str, str] | None = None,
-    cwd: Path | str = "/",
-) -> Ended:
-    """Run `command` and do harm at its step `number` below `folders`; 0 does none. Its status is that of `killat`."""
+def tracer(
+    folders: Sequence[Path], trace: Path, *, number: int = 0, act: str = "kill", data: Path | None = None
+) -> list[str | Path]:
+    """The command line that does harm at step `number` below `folders`; 0 does none. What is harmed comes behind it."""
     words: list[str | Path] = [compiled("killat.c"), "-l", trace, "-n", str(number), "-a", act]
     words += [word for folder in folders for word in ("-r", folder)]
-    words += ["-d", data] if data else []
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), **(env or {})}
+    return words + (["-d", data] if data else [])
+
+
+def of_fork(
+    tracer: Sequence[str | Path],
+    forks: Forks,
+    words: Sequence[str],
+    trace: Path,
+    *,
+    env: Mapping[str, str],
+    cwd: Path | str,
+) -> Ended:
+    """Run ``btw-backup WORDS``, and do what `tracer` says. Its status is that of `killat`."""
+    ended = forks.traced(tracer, compiled("killat.c", "-shared", "-fPIC"), words, env, cwd)
+    return _as_ended(ended, trace)
+
+
+def of_process(
+    tracer: Sequence[str | Path], command: Sequence[str], trace: Path, *, env: Mapping[str, str], cwd: Path | str
+) -> Ended:
+    """Run `command`, a process from its first step on, and do what `tracer` says. Its status is that of `killat`."""
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), **env}
     process = subprocess.Popen(
-        [*words, "--", *command],
+        [*tracer, "--", *command],
         env=environment,
         cwd=cwd,
         stdin=subprocess.DEVNULL,
@@ -83,10 +95,15 @@ def run(
         process.kill()
         process.communicate()
         raise Hangs(f"has not ended after {PATIENCE:g} s") from None
-    status = process.returncode
-    if status == NOT_REACHED:
-        status = int(trace.read_text(errors="surrogateescape").rpartition("status ")[2])
-    return Ended(status, out.decode(errors="surrogateescape"), err.decode(errors="surrogateescape"))
+    texts = (text.decode(errors="surrogateescape") for text in (out, err))
+    return _as_ended(Ended(process.returncode, *texts), trace)
+
+
+def _as_ended(ended: Ended, trace: Path) -> Ended:
+    """How the command ended, if it was not harmed."""
+    if ended.status != NOT_REACHED:
+        return ended
+    return Ended(int(trace.read_text(errors="surrogateescape").rpartition("status ")[2]), ended.out, ended.err)
 
 
 def steps_of(trace: Path) -> list[Step]:

@@ -26,6 +26,9 @@ SMALLEST = {"ext4": 48 << 20, "xfs": 300 << 20}
 
 NAME_OF_PROGRAM = "btw_backup"
 
+READING = ("list", "restore", "public")
+"""Commands that change nothing but their target, one word of them; keys has others."""
+
 
 @dataclass
 class World:
@@ -46,6 +49,9 @@ class World:
 
     coming: dict[str, Content] = field(default_factory=dict)
     """What an import is to bring."""
+
+    dumped: dict[str, Content] = field(default_factory=dict)
+    """What is in databases, since `sql` has last changed any."""
 
     damaged: set[str] = field(default_factory=set)
     """Backups that somebody damaged."""
@@ -112,7 +118,8 @@ class World:
 
     def run(self, *words: object) -> Ended:
         """Run a command in peace."""
-        return self.forks(*self.words(*words), env={"HOME": str(self.place), **self.env}, cwd=self.place)
+        reads = any(word in READING for word in words[:2])
+        return self.forks(*self.words(*words), env=self._environment, cwd=self.place, reads=reads)
 
     def well(self, *words: object) -> Ended:
         """As `run`; it has to end with 0."""
@@ -122,13 +129,17 @@ class World:
 
     def harmed(self, words: Sequence[object], number: int, act: str, data: Path | None = None) -> Ended:
         """Run a command that meets a fault."""
-        command = [sys.executable, "-m", NAME_OF_PROGRAM, *self.words(*words)]
-        if self.alike:
-            command = ["unshare", "--pid", "--fork", "--kill-child", "--", *command]
-        environment = {"HOME": str(self.place), **self.env}
-        options = {"number": number, "act": act, "data": data, "env": environment, "cwd": self.place}
         struck = [self.top, *([self.postgres.folder] if self.postgres else [])]
-        return killing.run(command, struck, self.trace, **options)
+        tracer = killing.tracer(struck, self.trace, number=number, act=act, data=data)
+        around = {"env": self._environment, "cwd": self.place}
+        if not self.alike:
+            return killing.of_fork(tracer, self.forks, self.words(*words), self.trace, **around)
+        command = ["unshare", "--pid", "--fork", "--kill-child", "--", sys.executable, "-m", NAME_OF_PROGRAM]
+        return killing.of_process(tracer, [*command, *self.words(*words)], self.trace, **around)
+
+    @property
+    def _environment(self) -> dict[str, str]:
+        return {"HOME": str(self.place), **self.env}
 
     @property
     def trace(self) -> Path:
@@ -170,6 +181,7 @@ class World:
     def sql(self, database: str, statement: str) -> None:
         """Change what is in the PostgreSQL server."""
         assert self.postgres is not None
+        self.dumped.clear()
         self.postgres.sql(statement, database)
 
     def dump(self, database: str | None) -> bytes:
