@@ -13,7 +13,7 @@
      torn        half of a write is made, then everybody dies
      short       half of a write is made, and said so
      eio enospc erofs eintr    the call fails once
-     dead        this and every later call fails with EIO
+     dead        this and every later call fails with EIO; to a socket, eio and dead break the connection
      full        this and every later call that takes room fails with ENOSPC
      readonly    this and every later call fails with EROFS
      term int hup    the command gets the signal, and the call is made
@@ -126,6 +126,15 @@ static void path_of_fd(pid_t pid, int fd, char *out) {
     out[length < 0 ? 0 : length] = 0;
 }
 
+/* A copy of the descriptor `fd` of the process, or thread, `pid`; -1 if it cannot be had. */
+static int copy_of(pid_t pid, int fd) {
+    int process = syscall(SYS_pidfd_open, pid, 0);
+    if (process < 0) process = syscall(SYS_pidfd_open, pid, O_EXCL); /* PIDFD_THREAD */
+    int copy = process < 0 ? -1 : (int)syscall(SYS_pidfd_getfd, process, fd, 0);
+    if (process >= 0) close(process);
+    return copy;
+}
+
 /* The path of the Unix socket that the descriptor `fd` of the process, or thread, `pid` is connected to. */
 static void path_of_peer(pid_t pid, int fd, char *out) {
     struct sockaddr_un peer = {0};
@@ -133,13 +142,10 @@ static void path_of_peer(pid_t pid, int fd, char *out) {
     char link[64], target[64] = "";
     sprintf(link, "/proc/%d/fd/%d", pid, fd);
     if (readlink(link, target, sizeof target - 1) < 0 || strncmp(target, "socket:", 7)) return;
-    int process = syscall(SYS_pidfd_open, pid, 0);
-    if (process < 0) process = syscall(SYS_pidfd_open, pid, O_EXCL); /* PIDFD_THREAD */
-    int copy = process < 0 ? -1 : (int)syscall(SYS_pidfd_getfd, process, fd, 0);
+    int copy = copy_of(pid, fd);
     if (copy >= 0 && !getpeername(copy, (struct sockaddr *)&peer, &length) && peer.sun_family == AF_UNIX)
         strcpy(out, peer.sun_path);
     if (copy >= 0) close(copy);
-    if (process >= 0) close(process);
 }
 
 /* The string at `address` in the process `pid`, read in pieces that do not cross a page. */
@@ -370,10 +376,19 @@ static void power_off(int flag) {
     _exit(137);
 }
 
+/* Have a call fail with EIO. A connection breaks instead, and the call finds that: nothing that is sent to a socket ever
+   fails alone, and a client of PostgreSQL would wait for the answer of a server that was not asked. */
+static void fail_or_break(pid_t pid, struct user_regs_struct *r, const struct call *call) {
+    int copy = call->kind == SOCKET ? copy_of(pid, r->rdi) : -1;
+    if (copy < 0) return fail(pid, r, EIO);
+    shutdown(copy, SHUT_RDWR);
+    close(copy);
+}
+
 /* Do the harm of step `wanted`, or of one behind it. */
 static void harm(pid_t pid, struct user_regs_struct *r, const struct call *call, const char *path) {
     if (steps > wanted) {
-        if (is("dead")) fail(pid, r, EIO);
+        if (is("dead")) fail_or_break(pid, r, call);
         else if (is("readonly")) fail(pid, r, EROFS);
         else if (is("full") && needs_room(call, path)) fail(pid, r, ENOSPC);
         return;
@@ -397,7 +412,7 @@ static void harm(pid_t pid, struct user_regs_struct *r, const struct call *call,
         if (can_be_interrupted(call)) fail(pid, r, EINTR);
     } else if (is("enospc")) fail(pid, r, ENOSPC);
     else if (is("erofs") || is("readonly")) fail(pid, r, EROFS);
-    else if (is("eio") || is("dead")) fail(pid, r, EIO);
+    else if (is("eio") || is("dead")) fail_or_break(pid, r, call);
     else if (is("full") && needs_room(call, path)) fail(pid, r, ENOSPC);
 }
 
