@@ -152,19 +152,26 @@ def test_without_processes_one_does_it_all(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_helpers_end_with_whoever_dies() -> None:
+    told: list[int] = []
+
     def work(number: int, complaints: Complaints, advance: Advance) -> None:
         if number == 1:
             os.kill(os.getpid(), signal.SIGKILL)
         if number == 2:
+            for descriptor in told:
+                os.write(descriptor, b".")
             time.sleep(60)
 
     with pytest.raises(FatalUserError, match="SIGKILL"), closing(Helpers(work, 3)) as helpers:
         helpers.work(Complaints(), nothing)
     reading, writing = os.pipe()
+    seen, at_work = os.pipe()
+    told.append(at_work)
     parent = os.fork()
     if not parent:
         Helpers(work, 3)
         os.write(writing, Path(f"/proc/self/task/{os.getpid()}/children").read_bytes())
+        os.read(seen, 1)
         os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(parent, 0)
     children = os.read(reading, 1000).split()
@@ -172,8 +179,8 @@ def test_helpers_end_with_whoever_dies() -> None:
     while any(map(lives, children)) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert len(children) in (1, 2) and not any(map(lives, children))
-    os.close(reading)
-    os.close(writing)
+    for descriptor in (reading, writing, seen, at_work):
+        os.close(descriptor)
 
 
 def lives(pid: bytes) -> bool:

@@ -10,7 +10,7 @@ from btw_backup.clock import STAMP
 from btw_backup.errors import NotOffsite, ProgramFailed
 from btw_backup.log import debug
 from btw_backup.offsite import Target
-from btw_backup.offsite.state import Debt, SyncState
+from btw_backup.offsite.state import SYNC, Debt, SyncState
 
 HINT = "btw-backup sync tries again"
 
@@ -52,6 +52,10 @@ class Debts:
             debug(f"still owed: {debt.op} {debt.path}: {self._failed[debt]}")
         if left:
             raise NotOffsite(owed(left, self._target.name, self._failed[left[0]]), HINT)
+
+    def owe_all(self) -> None:
+        """Note that all that is below `root` is owed. It is on the disk when this returns."""
+        self._journal.owe(SYNC, "")
 
     def kind(self, debt: Debt) -> int:
         """The type of file that is owed; 0 if it is gone."""

@@ -175,9 +175,9 @@ class Delivery:
         """Remove from the target what died runs left there half sent."""
         self._target.sweep(self._target.leftovers())
 
-    def verify(self) -> list[str]:
-        """Look whether all that was proved is still there as it was. What is not is forgotten, and the files that need
-        it are owed anew: those are given back, and chunks by their names."""
+    def verify(self) -> None:
+        """Look whether all that was proved is still there as it was. What is not is forgotten, so that it is sent anew
+        as soon as anybody looks at it, and so are the files that need it."""
         bad: list[Ref] = []
         for _, group in groupby(self._ledger.all_proved(), lambda one: one[0].neighbours):
             known = dict(group)
@@ -189,7 +189,6 @@ class Delivery:
         if things:
             first = f"{things[0]} and {len(things) - 1} more" if len(things) > 1 else things[0]
             log.warn(f"{self.name} does not have any more what it had: {first}", "it is sent anew")
-        return things
 
     def _verify_singles(self) -> list[str]:
         """The same for what was delivered for itself: those that are not as they were are forgotten, and given back."""
@@ -199,8 +198,7 @@ class Delivery:
             listings = {one: self._target.listing(f"{one}/" if one else "", recursive=False) for one in prefixes}
             there = {path: listings[os.path.dirname(path)].get(path) for path in known}
             known = {path: stored for path, stored in known.items() if not self._is_there(path, stored, there[path])}
-        for path in known:
-            self._ledger.forget_single(path)
+        self._ledger.forget_singles(known)
         return list(known)
 
     def _is_there(self, path: str, known: Stored, there: Stored | None) -> bool:

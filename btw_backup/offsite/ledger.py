@@ -8,7 +8,7 @@ import json
 import os
 import secrets
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -217,10 +217,12 @@ class Ledger:
         rows = self._connection.execute("SELECT path, stored, checksum FROM single")
         return {path: Stored(size, checksum) for path, size, checksum in rows}
 
-    def forget_single(self, path: str) -> None:
-        """It is not there any more."""
+    def forget_singles(self, paths: Collection[str]) -> None:
+        """They are not there any more. A lost record is made good by a state, with which reading begins."""
         with self._connection:
-            self._connection.execute("DELETE FROM single WHERE path = ?", (path,))
+            self._connection.executemany("DELETE FROM single WHERE path = ?", [(path,) for path in paths])
+            if any(path.startswith(f"{index.FOLDER}/") for path in paths):
+                self._set("state_wanted", True)
 
     # Files
 

@@ -27,7 +27,7 @@ from btw_backup import files, log, progress
 from btw_backup.clock import stamp_of, utc_now
 from btw_backup.configuration.addresses import Address
 from btw_backup.errors import Damaged, NotOffsite
-from btw_backup.offsite import Target, bucket, index, sampling, sealing, storekey, superseded
+from btw_backup.offsite import Target, bucket, sampling, sealing, storekey, superseded
 from btw_backup.offsite.chain import MOST_CHUNKS, PART_SIZE, Chain
 from btw_backup.offsite.debts import HINT, Debts, as_folder, touches
 from btw_backup.offsite.delivery import Delivery
@@ -76,8 +76,13 @@ class Objects:
         ObjectRemoval(target, self._ledger, self._chain, self._debts.root).work_off(noted)
 
     def scrub(self, percent: float | None) -> sampling.Bad:
-        """Fetch objects, and compare: those that are not what they were, which are owed anew."""
-        return sampling.of_objects(self._delivery, self._ledger, percent)
+        """Fetch objects, and compare: those that are not what they were. All is owed anew then, before it is forgotten
+        what is there: who dies in between has not lost what was found."""
+        bad = sampling.of_objects(self._delivery, self._ledger, percent)
+        if bad:
+            self._debts.owe_all()
+        self._delivery.forget(list(bad))
+        return {ref.path: why for ref, why in bad.items()}
 
     def _pay(self, debts: Sequence[Debt]) -> None:
         """Send what is owed, tell it, and strike off what arrived."""
@@ -97,9 +102,8 @@ class Objects:
                 self._debts.settle(debt, self._doubts)
 
     def _verify(self) -> None:
-        """Look whether all that was sent is there. A lost record is made good by a state, with which reading begins."""
-        if any(thing.startswith(f"{index.FOLDER}/") for thing in self._delivery.verify()):
-            self._ledger.note("state_wanted", True)
+        """Look whether all that was sent is there."""
+        self._delivery.verify()
         bucket.furnish(self._delivery, self._ledger, self._recipients, self._key)
 
     def _finish_what_was_begun(self) -> None:

@@ -20,16 +20,14 @@ Bad = dict[str, str]
 """What is not what was sent, by its path, and why."""
 
 
-def of_objects(delivery: Delivery, ledger: Ledger, percent: float | None) -> Bad:
-    """Compare objects with their names: no key is needed. What is bad is forgotten, so that it is sent anew."""
+def of_objects(delivery: Delivery, ledger: Ledger, percent: float | None) -> dict[Ref, str]:
+    """Compare objects with their names, for which no key is needed: those that are bad, and why."""
     chosen = _first(_round(ledger), ledger.proved_bytes(), percent)
     bad: dict[Ref, str] = {}
     for batch in batches(chosen):
         bad.update(delivery.read_back([ref for ref, _ in batch]))
         ledger.note(_POSITION, batch[-1][0].path)
-    told = {ref.path: why for ref, why in bad.items()}
-    delivery.forget(list(bad))
-    return told
+    return bad
 
 
 def of_mirror(target: Target, root: Path, scratch: Path, known: Path, percent: float | None) -> Bad:

@@ -106,7 +106,7 @@ def scrub(address: Address, general: Config, config_dir: Path, *, percent: float
     Raises `Locked` if another run sends there.
     """
     from btw_backup.offsite import sampling, storekey  # noqa: PLC0415 - as above
-    from btw_backup.offsite.state import PUSH, SYNC  # noqa: PLC0415 - as above
+    from btw_backup.offsite.state import PUSH  # noqa: PLC0415 - as above
 
     noted = _prepared(config_dir, address)
     with locks.lock(lock_folder(config_dir, address), exclusive=True, wait=wait):
@@ -121,10 +121,7 @@ def scrub(address: Address, general: Config, config_dir: Path, *, percent: float
             return bad
         with _objects(address, general, config_dir, noted) as (sending, target):
             target.probe()
-            bad = sending.scrub(percent)
-        if bad:
-            noted.owe(SYNC, "")
-        return bad
+            return sending.scrub(percent)
 
 
 def debts(config_dir: Path) -> "dict[str, Owed]":

@@ -97,11 +97,17 @@ def _lost(world: World) -> None:
     max(target(world).glob(".store/chunks/*/*.zst"), key=lambda path: (path.stat().st_size, path.name)).unlink()
 
 
-def _sync(option: str, statuses: tuple[int, ...]) -> Case:
+def _lost_record(world: World) -> None:
+    """The target has lost the newest record of what is there."""
+    _sent(world, "chunks", encrypted=True, backups=2)
+    max(target(world).glob("index/*/*"), key=lambda path: path.name).unlink()
+
+
+def _sync(option: str, statuses: tuple[int, ...], what: str, lost: Callable[[World], None]) -> Case:
     return Case(
-        f"sync {option}, something is lost there",
+        f"sync {option}, {what} is lost there",
         "sync",
-        _lost,
+        lost,
         lambda world: ("sync", option),
         done=is_there,
         statuses=statuses,
@@ -225,8 +231,9 @@ CASES_SENT = (
     _backup("chunks", encrypted=False),
     _backup("chunks", encrypted=True),
     _backup("rdiff", encrypted=True),
-    _sync("--full", (0,)),
-    _sync("--verify", (0,)),
+    _sync("--full", (0,), "something", _lost),
+    _sync("--verify", (0,), "something", _lost),
+    _sync("--verify", (0,), "a record", _lost_record),
     _rebuilding(encrypted=False),
     _rebuilding(encrypted=True),
     _restoring(),
