@@ -15,6 +15,7 @@ _logger = logging.getLogger("btw_backup")
 _logger.addHandler(logging.NullHandler())
 _logger.propagate = False
 _logger.setLevel(logging.DEBUG)
+logging.getLogger().addHandler(logging.NullHandler())  # else what libraries log goes to standard error
 
 
 class _PrivateFile(logging.FileHandler):

@@ -5,6 +5,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,7 +17,7 @@ from btw_backup.errors import FatalUserError, ProgramFailed, WouldOverwrite
 from btw_backup.sources import postgres_server, postgres_temporary
 from btw_backup.sources.postgres_client import Client, one_line, remedy
 from btw_backup.sources.postgres_dump import read, reader_of, spooled
-from btw_backup.sources.postgres_temporary import Names
+from btw_backup.sources.postgres_temporary import Connecting, Names
 
 _RENAMING = sql.SQL("ALTER DATABASE {} RENAME TO {}")
 _AGAIN = 0.05  # seconds between two looks for sessions in a database that is to be replaced
@@ -47,19 +48,20 @@ def restore_database(
     folder for a copy of a stream that is not a file.
     """
     maintenance = "template1" if name == "postgres" else "postgres"
-    with spooled(stream, scratch) as dump, postgres_server.connected(connection, maintenance) as session:
+    connecting = partial(postgres_server.connected, connection, maintenance)
+    with spooled(stream, scratch) as dump, connecting() as session:
         postgres_temporary.sweep(session)
         exists = _check(session, name, force)
         client = reader_of(dump, session.info.server_version // 10000)
         statements = _statements(dump, client, name)
         names = postgres_temporary.claimed(session)
-        with _temporary_database(session, names.new, statements):
+        with _temporary_database(session, connecting, names.new, statements):
             target = postgres_server.reaching(connection, names.new)
             read(dump, client, f"the restore of {name}", "--exit-on-error", f"--dbname={target}")
             with postgres_server.connected(connection, names.new) as inside:  # a comment is in the encoding from there
                 _restore_properties(inside, statements, names.new)
             if exists:
-                _replace(session, connection, names, name)
+                _replace(session, connecting, names, name)
             else:
                 session.execute(_RENAMING.format(sql.Identifier(names.new), sql.Identifier(name)))
 
@@ -99,7 +101,9 @@ def _sql_of(dump: BinaryIO, client: Client, entries: bytes) -> bytes:
 
 
 @contextmanager
-def _temporary_database(session: Connection, name: str, statements: list[bytes]) -> Iterator[None]:
+def _temporary_database(
+    session: Connection, connecting: Connecting, name: str, statements: list[bytes]
+) -> Iterator[None]:
     """The new database `name`, made as the first of `statements` says, that is dropped if the block ends badly."""
     creation = next(
         (found for found in map(_ABOUT.fullmatch, statements) if found and found["verb"] == b"CREATE"), None
@@ -110,7 +114,7 @@ def _temporary_database(session: Connection, name: str, statements: list[bytes])
     try:
         yield
     except BaseException:
-        postgres_temporary.drop(session, name)
+        postgres_temporary.drop(session, name, connecting)
         raise
 
 
@@ -124,26 +128,26 @@ def _restore_properties(session: Connection, statements: list[bytes], name: str)
             _execute(session, b"%s DATABASE %s %s" % (about["verb"], quoted(name), about["rest"]))
 
 
-def _replace(session: Connection, connection: str, names: Names, name: str) -> None:
+def _replace(session: Connection, connecting: Connecting, names: Names, name: str) -> None:
     """Let the new database take the name `name`, and drop the one that had it.
 
     Until both are renamed, nothing about the old one changes that a death of ours could leave changed.
     """
-    with _nobody_in(session, connection, name), session.transaction():
+    with _nobody_in(session, connecting, name), session.transaction():
         session.execute(_RENAMING.format(sql.Identifier(name), sql.Identifier(names.old)))
         session.execute(_RENAMING.format(sql.Identifier(names.new), sql.Identifier(name)))
-    postgres_temporary.drop(session, names.old)
+    postgres_temporary.drop(session, names.old, connecting)
 
 
 @contextmanager
-def _nobody_in(session: Connection, connection: str, name: str) -> Iterator[None]:
+def _nobody_in(session: Connection, connecting: Connecting, name: str) -> Iterator[None]:
     """All sessions in the database `name` are ended, again and again while the block lasts: whoever comes in before the
     server has locked the name, to rename it, would be in the way."""
     row = session.execute("SELECT oid FROM pg_database WHERE datname = %s", [name]).fetchone()
     ending = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datid = %s"
     session.execute(ending, row)
     done = threading.Event()
-    with postgres_server.connected(connection, session.info.dbname) as other:
+    with connecting() as other:
 
         def keep_out() -> None:
             while not done.wait(_AGAIN):

@@ -6,13 +6,19 @@ ends, however it does; the number of a process would tell nothing to whoever ask
 
 import re
 import secrets
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import psycopg
 from psycopg import Connection, sql
 
 from btw_backup import log
+from btw_backup.errors import ProgramFailed
 from btw_backup.sources.postgres_client import one_line
+
+Connecting = Callable[[], AbstractContextManager[Connection]]
+"""Gives a session with the server. Raises `ProgramFailed`."""
 
 _OURS = re.compile(r"btw_(?:restore|replaced)_([0-9a-f]{15})")
 
@@ -50,12 +56,23 @@ def sweep(session: Connection) -> None:
             log.warn(f"the database {name}, which a restore left that died, was dropped")
 
 
-def drop(session: Connection, name: str) -> bool:
-    """Drop a database of ours; if that fails, say what is left."""
+def drop(session: Connection, name: str, again: Connecting | None = None) -> bool:
+    """Drop a database of ours, in the session that `again` gives if this one is broken; if that fails, say what is
+    left."""
     try:
-        session.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
-        session.execute(sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(name)))
-    except psycopg.Error as error:
+        try:
+            _drop(session, name)
+        except psycopg.Error:
+            if again is None or not session.broken:
+                raise
+            with again() as another:
+                _drop(another, name)
+    except (psycopg.Error, ProgramFailed) as error:
         log.warn(f"the database {name} is left behind: {one_line(error)}", "the next restore --database drops it")
         return False
     return True
+
+
+def _drop(session: Connection, name: str) -> None:
+    session.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+    session.execute(sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(name)))
