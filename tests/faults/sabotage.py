@@ -295,6 +295,14 @@ PATCHES = (
         "damaged",
     ),
     Patch(
+        "what a scrub of a target found is forgotten before it is owed",
+        "offsite/objects.py",
+        "        if bad:\n            self._debts.owe_all()\n        self._delivery.forget(list(bad))\n",
+        "        self._delivery.forget(list(bad))\n        if bad:\n            self._debts.owe_all()\n",
+        KILLED,
+        "journal and scrub",
+    ),
+    Patch(
         "a name may lead out of the tree",
         "keepers/headers.py",
         'if b".." in parts:',

@@ -54,14 +54,19 @@ class Result:
         _logger.warning("%s: %s", self.case, what)
 
 
-def sweep(world: World, case: Case, act: str, most: int) -> Result:
-    """Do the harm `act` at each step of `case`, at `most` of them."""
+def sweep(world: World, case: Case, act: str, most: int, name: str = "") -> Result:
+    """Do the harm `act` at each step of `case`, at `most` of them; only at those on files whose name begins with `name`,
+    if there is any."""
     world.reset()
     ended = world.harmed(case.words(world), 0, "kill")
     assert ended.status in case.statuses, f"{case.name} without a fault: {ended}"
     case.done(world)
     steps = steps_of(world.trace)
-    fitting = [step for step in steps if APPLIES.get(act, lambda step: True)(step)]
+    fitting = [
+        step
+        for step in steps
+        if APPLIES.get(act, lambda step: True)(step) and os.path.basename(step.path).startswith(name)
+    ]
     result = Result(case.name, act, len(steps))
     for step in chosen(fitting, most, f"{SEED} {case.name} {act}"):
         result.tried += 1

@@ -4,6 +4,7 @@ import pytest
 
 from tests.faults.case import Case
 from tests.faults.cases import CASES
+from tests.faults.cases_sent import CASES_SENT
 from tests.faults.conftest import MakeWorld, Note
 from tests.faults.sweep import ALL, sweep
 
@@ -20,6 +21,12 @@ def name_of(case: Case) -> str:
 @pytest.mark.parametrize("act", ["kill", pytest.param("torn", marks=pytest.mark.slow)])
 def test_some(case: Case, act: str, world_of: MakeWorld, note: Note) -> None:
     note(sweep(world_of(case), case, act, FEWER if case.needs == "s3" else FEW))
+
+
+@pytest.mark.parametrize("case", CASES_SENT, ids=name_of)
+def test_some_of_the_journal(case: Case, world_of: MakeWorld, note: Note) -> None:
+    """What is owed to a target is noted before anything that would tell of it is forgotten."""
+    note(sweep(world_of(case), case, "kill", FEW, "sync_state"))
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.name in PIPED], ids=name_of)
