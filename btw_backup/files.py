@@ -42,9 +42,22 @@ def create(path: Path) -> BinaryIO:
 
 
 def claim(descriptor: int) -> None:
-    """Lock a new file, for others to see that it is in use."""
+    """Lock a new file or folder, for others to see that it is in use; who holds the lock already is removing it."""
     with suppress(OSError):  # a filesystem without locks: then nobody else can lock it either
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+
+
+def locked_folder(path: Path) -> int | None:
+    """Make the folder `path` of mode 0700, locked: its descriptor. None if somebody who saw it before it was locked has
+    taken it for what a dead run left, and removed it. Raises `FileExistsError`."""
+    path.mkdir(0o700)
+    with suppress(FileNotFoundError):
+        descriptor = os.open(path, _ENTER)
+        claim(descriptor)
+        if os.fstat(descriptor).st_nlink:
+            return descriptor
+        os.close(descriptor)
+    return None
 
 
 def sync_folder(folder: Path) -> None:

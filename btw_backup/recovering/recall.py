@@ -4,9 +4,8 @@ What a target holds is shown by a scratch folder that looks like ROOT_PATH: with
 the place of everything else. What is to be restored is fetched into it, and proved by whoever restores it.
 """
 
-import fcntl
 import os
-import tempfile
+import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -136,10 +135,11 @@ def _scratch(beside: Path) -> Iterator[Path]:
     for name in os.listdir(beside):
         if name.startswith(_SCRATCH):
             files.remove_if_dead(beside / name)
-    path = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=beside))
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    descriptor = None
+    while descriptor is None:
+        path = beside / f"{_SCRATCH}{secrets.token_hex(8)}"
+        descriptor = files.locked_folder(path)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield path
     finally:
         files.remove(path)

@@ -62,13 +62,13 @@ def _made(target: Path, identity: str) -> tuple[Path, int]:
     while True:
         path = target.parent / _name_of(target, identity, next(numbers)) if identity else temporary_name(target)
         try:
-            path.mkdir(0o700)
-            descriptor = os.open(path, _FOLDER)
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return path, descriptor
-        except (FileExistsError, FileNotFoundError, BlockingIOError):
-            if not identity or not target.parent.is_dir():
+            descriptor = files.locked_folder(path)
+        except FileExistsError:
+            if not identity:
                 raise
+            continue
+        if descriptor is not None:
+            return path, descriptor
 
 
 def _name_of(target: Path, identity: str, number: int) -> str:

@@ -13,12 +13,14 @@
      torn        half of a write is made, then everybody dies
      short       half of a write is made, and said so
      eio enospc erofs eintr    the call fails once
-     dead        this and every later call fails with EIO; to a socket, eio and dead break the connection
+     dead        this and every later call fails with EIO
      full        this and every later call that takes room fails with ENOSPC
      readonly    this and every later call fails with EROFS
      term int hup    the command gets the signal, and the call is made
      power       the filesystem of the first FOLDER is shut down: what was not synced is gone
      powerflush  the same, but names survive without their content
+
+   A call that fails and sends to a socket fails as it would: the connection breaks.
 
    TRACE gets a line a step: number, call, path, second path, length or flags, offset (-1: append), where the bytes lie
    in DATA (-1: nowhere); of a mode or owner that is set, it and the group in the place of length and offset; of times
@@ -376,11 +378,11 @@ static void power_off(int flag) {
     _exit(137);
 }
 
-/* Have a call fail with EIO. A connection breaks instead, and the call finds that: nothing that is sent to a socket ever
-   fails alone, and a client of PostgreSQL would wait for the answer of a server that was not asked. */
-static void fail_or_break(pid_t pid, struct user_regs_struct *r, const struct call *call) {
+/* Have a call fail as one to a disk does. A connection breaks instead, and the call finds that: nothing that is sent to a
+   socket ever fails alone, and a client of PostgreSQL would wait for the answer of a server that was not asked. */
+static void fail_or_break(pid_t pid, struct user_regs_struct *r, const struct call *call, int error) {
     int copy = call->kind == SOCKET ? copy_of(pid, r->rdi) : -1;
-    if (copy < 0) return fail(pid, r, EIO);
+    if (copy < 0) return fail(pid, r, error);
     shutdown(copy, SHUT_RDWR);
     close(copy);
 }
@@ -388,8 +390,8 @@ static void fail_or_break(pid_t pid, struct user_regs_struct *r, const struct ca
 /* Do the harm of step `wanted`, or of one behind it. */
 static void harm(pid_t pid, struct user_regs_struct *r, const struct call *call, const char *path) {
     if (steps > wanted) {
-        if (is("dead")) fail_or_break(pid, r, call);
-        else if (is("readonly")) fail(pid, r, EROFS);
+        if (is("dead")) fail_or_break(pid, r, call, EIO);
+        else if (is("readonly") && call->kind != SOCKET) fail(pid, r, EROFS);
         else if (is("full") && needs_room(call, path)) fail(pid, r, ENOSPC);
         return;
     }
@@ -410,9 +412,9 @@ static void harm(pid_t pid, struct user_regs_struct *r, const struct call *call,
         if (is("torn")) wanted = steps + 1, act = "kill";
     } else if (is("eintr")) {
         if (can_be_interrupted(call)) fail(pid, r, EINTR);
-    } else if (is("enospc")) fail(pid, r, ENOSPC);
-    else if (is("erofs") || is("readonly")) fail(pid, r, EROFS);
-    else if (is("eio") || is("dead")) fail_or_break(pid, r, call);
+    } else if (is("enospc")) fail_or_break(pid, r, call, ENOSPC);
+    else if (is("erofs") || is("readonly")) fail_or_break(pid, r, call, EROFS);
+    else if (is("eio") || is("dead")) fail_or_break(pid, r, call, EIO);
     else if (is("full") && needs_room(call, path)) fail(pid, r, ENOSPC);
 }
 
