@@ -20,6 +20,12 @@ def test_some(case: Case, act: str, world_of: MakeWorld, note: Note) -> None:
     note(sweep(world_of(case, "ext4"), case, act, 4))
 
 
+@pytest.mark.parametrize("act", ["power", "powerflush"])
+def test_some_on_xfs(act: str, world_of: MakeWorld, note: Note) -> None:
+    case = next(case for case in CASES if case.name == "fs chunks, third")
+    note(sweep(world_of(case, "xfs"), case, act, 2))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ON_DISK, ids=name_of)
 @pytest.mark.parametrize("filesystem", ["ext4", "xfs"])
@@ -38,7 +44,7 @@ REPORTING = [case for case in ON_DISK if case.command not in ("catalogue", "runs
 )
 def test_after_the_end(case: Case, world_of: MakeWorld, note: Note) -> None:
     """F12: what was reported is on the disk."""
-    result = Result(case.name, "power after the end", 1)
+    result = Result(case.name, "power after the end", 2)
     world = world_of(case, "ext4")
     for flag in (1, 2):
         world.reset()
