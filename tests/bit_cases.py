@@ -1,8 +1,9 @@
 """Damages small installations of all kinds, again and again, and sees what restore and scrub make of it; in one process.
 
-``python -m tests.bit_cases TOP KIND PART OF`` flips each OF-th bit of the files of a small store, from PART on. ``python -m tests.bit_cases TOP larger COUNT SEED`` does COUNT flips, truncations, removals,
-swaps and replays to a larger store that holds all kinds. It prints a JSON line a kind of file, with how many damages were
-done to it, how many scrub found, and what was not as it should be.
+``python -m tests.bit_cases TOP KIND PART OF`` flips each OF-th bit of the files of a small store, from PART on.
+``python -m tests.bit_cases TOP larger COUNT SEED`` does COUNT flips, truncations, removals, swaps and replays to a
+larger store that holds all kinds. It prints a JSON line a kind of file, with how many damages were done to it, how many
+scrub found, and what was not as it should be.
 
 What should be: scrub finds it, or every backup comes back as it was; and nothing ever comes back as something else and
 is called well.
