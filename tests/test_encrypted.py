@@ -645,6 +645,27 @@ def test_f92_killed_at_any_moment(btw: Installation, source: Path, nas: Path, ke
     ledger.close()
 
 
+def test_f12_half_sent_and_lost_here(btw: Installation, source: Path, nas: Path, key: Key) -> None:
+    """F12: what was staged had not reached the disk when the power failed: its half at the target goes, too."""
+    btw.configure("", ENCRYPT_TO=[key.public], OFFSITE={"nas": {"PATH": str(nas), "BANDWIDTH": "100k"}})
+    btw.tree(source, "chunks")
+    btw("fs", source, "www")
+    (source / "big").write_bytes(random.Random(1).randbytes(300_000))  # noqa: S311
+    run = btw.start("fs", source, "www")
+    while not (half := list(nas.glob("objects/*/.tmp-*"))):
+        time.sleep(0.01)
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    for path in (btw.config_dir / ".offsite/nas/objects").rglob("*"):
+        if path.is_file():
+            os.truncate(path, 0)
+    btw.configure("", ENCRYPT_TO=[key.public], OFFSITE={"nas": {"PATH": str(nas)}})
+    assert half[0].exists()
+    btw("fs", source, "www")
+    assert list(nas.rglob(".tmp-*")) == []
+    assert tree_differences(source, restored(btw, "out", "www", *from_(nas, key))) == ""
+
+
 def test_f93_disk_full_while_encrypting(btw: Installation, source: Path, nas: Path, key: Key, tmpfs: Path) -> None:
     """F93: 6, never in clear, nothing left; with room it is sent."""
     (source / "big").write_bytes(random.Random(1).randbytes(70 << 20))  # noqa: S311

@@ -70,7 +70,8 @@ class Delivery:
         return lost, chunks
 
     def resume(self) -> None:
-        """Send what a run that died had staged, as far as it is what it should be; forget the rest."""
+        """Send what a run that died had staged, as far as it is what it should be; forget the rest, and remove what of
+        it is half sent: nothing is sent under its name any more."""
         staged = self._ledger.staged()
         for batch, refs in groupby(sorted(staged), lambda ref: ref.batch):
             whole = [ref for ref in refs if self._is_whole(ref)]
@@ -78,7 +79,9 @@ class Delivery:
             self._batch = whole
             self._send_batch()
         self._settle()
-        self._ledger.drop(self._ledger.staged())
+        if lost := self._ledger.staged():
+            self.sweep()
+            self._ledger.drop(lost)
         pending = self._ledger.pending()
         self._sweep(keep=pending.path if pending else "")
 
