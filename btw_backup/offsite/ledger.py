@@ -39,6 +39,7 @@ class Ledger:
         self._connection = sqlite3.connect(path, check_same_thread=False)
         try:
             os.chmod(path, 0o600)
+            self._connection.execute("PRAGMA synchronous = EXTRA")  # else a removed journal may come back, and undo it
             self._connection.executescript(_TABLES + doomed.TABLE)
             if not self.meta("chain"):
                 with self._connection:
