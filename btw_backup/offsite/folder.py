@@ -188,9 +188,10 @@ class Folder:
         for path in leftovers:
             with suppress(OSError):
                 os.unlink(path)
+                files.sync_folder(Path(path).parent)
 
     def remove(self, paths: Sequence[str]) -> str:
-        """See `Target`."""
+        """See `Target`. What is removed stays removed, also if the power fails."""
         first = ""
         for path in paths:
             try:
@@ -201,7 +202,18 @@ class Folder:
             except OSError as error:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
                     first = first or self._complaint(error)
+        try:
+            for folder in {self._what_is_left_of((self._top / path).parent) for path in paths}:
+                files.sync_folder(folder)
+        except OSError as error:
+            first = first or self._complaint(error)
         return first
+
+    def _what_is_left_of(self, folder: Path) -> Path:
+        """`folder`, or the innermost folder that is still there of those that it was in."""
+        while folder != self._top and not folder.is_dir():
+            folder = folder.parent
+        return folder
 
 
 def _content(path: Path) -> bytes:

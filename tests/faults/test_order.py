@@ -1,4 +1,5 @@
-"""The order of the steps of every command: no name before its bytes are on the disk, and none that is not itself there.
+"""The order of the steps of every command: no name before its bytes are on the disk, and none that is not itself there;
+nothing is noted as removed that may come back.
 
 What a sweep finds only if it meets the step, this reads from a trace.
 """
@@ -31,6 +32,10 @@ MAY_BE_LOST = (
 """What tells only who is at it, or what has happened, or is filled anew by each run: nobody relies on it."""
 
 ENDING = ".manifest.zst"
+TARGET = "/nas"
+JOURNAL = "-journal"
+NOTES = ("removals.", "sync_state", "nas.sqlite")
+"""Where it is noted what is at a target, or is to be removed there."""
 
 
 class Trace:
@@ -39,6 +44,8 @@ class Trace:
     def __init__(self) -> None:
         self.unsynced: set[str] = set()
         self.unsynced_names: dict[str, set[str]] = {}
+        self.may_come_back: dict[str, set[str]] = {}
+        """What was removed, and the folders of which one has to be synced for it to stay so."""
 
     def wrong(self, steps: list[Step]) -> Iterator[str]:
         """What is not in order."""
@@ -46,17 +53,43 @@ class Trace:
             if step.call in ("fsync", "fdatasync"):
                 self.unsynced.discard(step.path)
                 self.unsynced_names.pop(step.path, None)
+                self._stay_removed(step.path)
             elif step.call == "syncfs":
                 self.unsynced.clear()
                 self.unsynced_names.clear()
+                self.may_come_back.clear()
+            elif step.call == "rmdir":
+                self._go_with(step.path)
+            elif step.call in ("unlink", "unlinkat"):
+                self.may_come_back[step.path] = {os.path.dirname(step.path)}
             elif step.call in _WRITES:
                 self.unsynced.add(step.path)
+                yield from self._note(step)
             elif step.call in _NAMES:
                 yield from self._name(step)
 
     def nameless(self) -> set[str]:
         """The names that may be lost now. Those that calls which failed were to make are among them."""
         return {os.path.join(folder, name) for folder, names in self.unsynced_names.items() for name in names}
+
+    def _stay_removed(self, folder: str) -> None:
+        self.may_come_back = {path: folders for path, folders in self.may_come_back.items() if folder not in folders}
+
+    def _go_with(self, folder: str) -> None:
+        """What was in a removed folder does not come back when that does not, either."""
+        for folders in self.may_come_back.values():
+            if folder in folders:
+                folders.add(os.path.dirname(folder))
+
+    def _note(self, step: Step) -> Iterator[str]:
+        """What is noted of a target while what was removed there may come back; and what is sent to one while the note
+        of it may be undone, as the journal of SQLite would do that comes back."""
+        undone: list[str] = []
+        if os.path.basename(step.path).startswith(NOTES) and not step.path.endswith(JOURNAL):
+            undone = [path for path in self.may_come_back if _is_at_target(path)]
+        elif _is_at_target(step.path):
+            undone = [path for path in self.may_come_back if path.endswith(f"{TARGET}.sqlite{JOURNAL}")]
+        yield from (f"step {step.number}: {step.path} is written, and {path} may come back" for path in undone)
 
     def _name(self, step: Step) -> Iterator[str]:
         final = step.other or step.path
@@ -76,6 +109,10 @@ class Trace:
             self.unsynced_names.setdefault(folder, set()).add(name)
         if step.call.startswith("rename"):
             self.unsynced_names.get(os.path.dirname(step.path), set()).discard(os.path.basename(step.path))
+
+
+def _is_at_target(path: str) -> bool:
+    return f"{TARGET}/" in path and "/cfg/" not in path
 
 
 def _counts(path: str) -> bool:
