@@ -303,6 +303,22 @@ PATCHES = (
         "journal and scrub",
     ),
     Patch(
+        "a note of what is sent may be undone when the power fails",
+        "offsite/ledger.py",
+        "PRAGMA synchronous = EXTRA",
+        "PRAGMA synchronous = FULL",
+        ORDER,
+        "encrypted",
+    ),
+    Patch(
+        "what was removed at a target may come back when the power fails",
+        "offsite/folder.py",
+        "                files.sync_folder(folder)\n        except",
+        "                pass\n        except",
+        ORDER,
+        "mirror",
+    ),
+    Patch(
         "a name may lead out of the tree",
         "keepers/headers.py",
         'if b".." in parts:',
