@@ -281,7 +281,7 @@ for number, (name, archive) in enumerate(hostile.archives(outside)):
     with contextlib.redirect_stderr(error):
         status = cli.main(["--config-dir", config_dir, "restore", "h", str(top / "target" / str(number))])
     took = sum(os.times()[:4]) - began  # computed: others on this machine do not count
-    memory = int(re.search(r'VmHWM:[^0-9]+(\d+)', Path('/proc/self/status').read_text())[1])
+    memory = int(re.search(r'VmHWM:[^0-9]+([0-9]+)', Path('/proc/self/status').read_text())[1])
     print(json.dumps([name, status, took, memory, error.getvalue(), looks(top) == before]), flush=True)
     for path in (top / "target").iterdir():
         from btw_backup import files

@@ -83,7 +83,7 @@ class Delivery:
             self.sweep()
             self._ledger.drop(lost)
         pending = self._ledger.pending()
-        self._sweep(keep=pending.path if pending else "")
+        self._empty_stage(keep=pending.path if pending else "")
 
     def _is_whole(self, ref: Ref) -> bool:
         try:
@@ -91,7 +91,7 @@ class Delivery:
         except OSError:
             return False
 
-    def _sweep(self, keep: str) -> None:
+    def _empty_stage(self, keep: str) -> None:
         """Remove what is staged and nobody wants any more."""
         for folder, _, names in os.walk(self._stage):
             for name in names:

@@ -62,13 +62,11 @@ def _made(target: Path, identity: str) -> tuple[Path, int]:
     while True:
         path = target.parent / _name_of(target, identity, next(numbers)) if identity else temporary_name(target)
         try:
-            descriptor = files.locked_folder(path)
+            if (descriptor := files.locked_folder(path)) is not None:
+                return path, descriptor
         except FileExistsError:
             if not identity:
                 raise
-            continue
-        if descriptor is not None:
-            return path, descriptor
 
 
 def _name_of(target: Path, identity: str, number: int) -> str:

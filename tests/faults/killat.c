@@ -24,9 +24,10 @@
 
    TRACE gets a line a step: number, call, path, second path, length or flags, offset (-1: append), where the bytes lie
    in DATA (-1: nowhere); of a mode or owner that is set, it and the group in the place of length and offset; of times
-   and attributes, what is given, an attribute's name with a zero behind it in front of its value, lies in DATA; tabs between, and tabs, newlines and backslashes in paths as \ooo. What is sent to a socket of
-   the Unix kind is a step, too, if that lies below a FOLDER: its server is told something. Exit status: the command's;
-   137 if all were killed; 250 if step N was not reached. The last line of TRACE tells the status of the command then.
+   and attributes, what is given, an attribute's name with a zero behind it in front of its value, lies in DATA; tabs
+   between, and tabs, newlines and backslashes in paths as \ooo. What is sent to a socket of the Unix kind is a step, too,
+   if that lies below a FOLDER: its server is told something. Exit status: the command's; 137 if all
+   were killed; 250 if step N was not reached. The last line of TRACE tells the status of the command then.
 
    Linux on x86-64. ptrace with a seccomp filter that stops at the calls of the table only, so that it costs little. */
 
