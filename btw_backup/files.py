@@ -273,6 +273,8 @@ def remove_if_dead(path: Path, *, anybodys: bool = False) -> bool:
         if not anybodys and status.st_uid != os.geteuid():
             return False
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not os.path.samestat(os.stat(path, follow_symlinks=False), status):
+            return False  # it was finished meanwhile, and the next one has its name
         remove(path)
         return True
     except OSError:  # it is alive, or cannot be removed; then whoever wants its name will say so

@@ -377,6 +377,30 @@ def test_folders_swapped_for_links_meanwhile(tmp_path: Path) -> None:
     assert looks(outside) == before
 
 
+def test_restores_into_a_folder_at_once_leave_each_other_their_files(tmpfs: Path) -> None:
+    """Each removes what dead ones left there, and sees the files of the others before they are locked."""
+    stop, swept = threading.Event(), 0
+
+    def sweep() -> None:
+        nonlocal swept
+        while not stop.is_set():
+            files.sweep_dead(tmpfs, "btw-restore", anybodys=True)
+            swept += 1
+
+    thread = threading.Thread(target=sweep)
+    thread.start()
+    try:
+        with extraction(tmpfs, fresh=False, force=True) as (made, complaints):
+            for turn in range(10_000):
+                made.write(file(b"%d" % (turn % 10), size=4), content(b"text"))
+    finally:
+        stop.set()
+        thread.join()
+    assert swept > 100
+    assert complaints.damaged_count == complaints.unset_count == 0
+    assert sorted(path.name for path in tmpfs.iterdir()) == [str(number) for number in range(10)]
+
+
 def test_what_a_killed_restore_left_in_a_folder_of_others_goes(tmp_path: Path) -> None:
     """But nothing that only looks so, and nothing that is in use."""
     left = [tmp_path / ".tmp-1-btw-restore", tmp_path / f".tmp-{os.getpid()}-btw-restore"]

@@ -137,14 +137,7 @@ class Extraction:
 
     def _write_file(self, folder: Folder, name: bytes, entry: Entry, content: Content) -> None:
         making = name if self._fresh else self._temporary_in(folder)
-        flags, at = _CREATE, folder.descriptor
-        try:
-            descriptor = os.open(making, flags, 0o600, dir_fd=at)
-        except FileExistsError:
-            os.unlink(making, dir_fd=at)  # in a fresh folder all is ours, and elsewhere that name is
-            descriptor = os.open(making, flags, 0o600, dir_fd=at)
-        if not self._fresh:
-            files.claim(descriptor)
+        descriptor, at = self._new_file(folder, making), folder.descriptor
         try:
             fill(descriptor, entry, content)
             self._dresser.dress(descriptor, entry, new=folder.known)
@@ -158,6 +151,22 @@ class Extraction:
             self._set_aside(folder, making, descriptor, entry)
             raise
         finally:
+            os.close(descriptor)
+
+    def _new_file(self, folder: Folder, making: bytes) -> int:
+        """The descriptor of a new file; locked as `files.create` does it, if others have files in that folder."""
+        at = folder.descriptor
+        while True:
+            try:
+                descriptor = os.open(making, _CREATE, 0o600, dir_fd=at)
+            except FileExistsError:
+                os.unlink(making, dir_fd=at)  # in a fresh folder all is ours, and elsewhere that name is
+                descriptor = os.open(making, _CREATE, 0o600, dir_fd=at)
+            if self._fresh:
+                return descriptor
+            files.claim(descriptor)
+            if os.fstat(descriptor).st_nlink:
+                return descriptor
             os.close(descriptor)
 
     def _temporary_in(self, folder: Folder) -> bytes:

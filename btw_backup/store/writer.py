@@ -5,7 +5,6 @@ opened before the first write, so that it tells of every error since; then it re
 What a writer that died or was interrupted left is salvaged by the next one.
 """
 
-import fcntl
 import hashlib
 import os
 import threading
@@ -14,7 +13,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import zstandard
 
@@ -211,7 +209,7 @@ def _mark(folder: Path) -> Iterator[str]:
     """The name of a new mark, which stays if we are interrupted, as if we had died: what was written is not lost."""
     files.make_folder(folder)
     path = folder / os.urandom(16).hex()
-    with _locked(path) as mark:
+    with files.create(path) as mark:
         os.fsync(mark.fileno())
         files.sync_folder(folder)
         try:
@@ -224,13 +222,3 @@ def _mark(folder: Path) -> Iterator[str]:
             path.unlink(missing_ok=True)
             raise
         path.unlink(missing_ok=True)
-
-
-def _locked(path: Path) -> BinaryIO:
-    """A new file that is locked. Whoever saw it before it was may have taken it for a dead writer's, and removed it."""
-    while True:
-        mark = files.create(path)
-        fcntl.flock(mark, fcntl.LOCK_EX)
-        if os.fstat(mark.fileno()).st_nlink:
-            return mark
-        mark.close()
