@@ -22,6 +22,11 @@
 Anything else that escapes is a bug: status 70, with a traceback.
 """
 
+import errno
+
+_SHORT = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN}
+"""What says that we, or the machine, lack something just now, and nothing about what is stored."""
+
 TRY_ANOTHER = "another backup may be well; list shows them"
 """The hint where a backup is damaged."""
 
@@ -106,6 +111,14 @@ class DamagedPart(Damaged):
     def __init__(self, message: str, hint: str = "", length: int = 0) -> None:
         super().__init__(message, hint)
         self.length = length
+
+
+def unreadable(what: str, error: OSError) -> FatalUserError:
+    """To be raised where `what` is stored and cannot be read: `Damaged`, unless it is we who lack something."""
+    message = f"{what} cannot be read: {error.strerror or error}"
+    if error.errno in _SHORT:
+        return FatalUserError(message, "that says nothing about what is stored; see ulimit -n, and free")
+    return Damaged(message)
 
 
 class NotOffsite(FatalUserError):

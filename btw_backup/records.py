@@ -88,6 +88,8 @@ class Backup:
 def write(place: Path, record: Record, owner: tuple[int, int] | None = None) -> None:
     """Write the record into the dst `place`, owned by `owner`; it is there whole or not at all."""
     folder = place / FOLDER
+    if folder.is_symlink():
+        raise FatalUserError(f"{folder} is a link", "look who put that there, and remove it")
     files.make_folder(folder)
     files.change_owner(folder, owner)
     with files.published(folder / f"{record.stamp}.json") as out:

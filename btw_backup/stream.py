@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import BinaryIO, cast
 
-from btw_backup.errors import Damaged
+from btw_backup.errors import unreadable
 
 PIECE = 1 << 20
 DEPTH = 8
@@ -39,7 +39,7 @@ class _Ahead:
         try:
             piece = self._coming[0].result()
         except OSError as error:
-            raise Damaged(f"it cannot be read: {error.strerror or error}") from error
+            raise unreadable("it", error) from error
         if piece:
             self._coming.popleft()
             self._coming.append(self._thread.submit(self._stream.read, PIECE))

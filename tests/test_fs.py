@@ -227,6 +227,43 @@ def test_X6_A19_owner_of_what_is_made(btw: Installation, source: Path) -> None:
     assert "no such user" in btw("fs", "-u", "nosuchuser", source, "D", status=2).err
 
 
+@pytest.mark.parametrize("kind", ["a link", "a dangling link", "a hard link", "a FIFO", "a folder"])
+def test_t14_the_owner_of_a_dst_plants_something(btw: Installation, source: Path, kind: str) -> None:
+    """With ``-u`` the dst belongs to somebody who must not make root write elsewhere, or wait."""
+    btw.tree(source)
+    btw("fs", "-u", "nobody", source, "D")
+    precious, log = btw.top / "precious", btw.root / "D" / "log.txt"
+    if kind != "a dangling link":
+        precious.write_text("precious")
+    if kind.endswith("hard link"):
+        log.hardlink_to(precious)
+    elif kind.endswith("link"):
+        log.symlink_to(precious)
+    elif kind == "a FIFO":
+        os.mkfifo(log)
+    else:
+        log.mkdir()
+    time.sleep(2.1)  # else it is read again, and a line is only one of those
+    err = btw("fs", "-u", "nobody", source, "D", status=1).err
+    assert str(log) in err and err.count("\n") <= 2
+    if kind == "a dangling link":
+        assert not precious.exists()
+    else:
+        assert (precious.read_text(), precious.stat().st_uid) == ("precious", 0)
+
+
+def test_t14_the_records_are_a_link(btw: Installation, source: Path) -> None:
+    btw.tree(source)
+    btw("fs", "-u", "nobody", source, "D")
+    elsewhere = btw.top / "elsewhere"
+    elsewhere.mkdir()
+    (btw.root / "D" / ".records").rename(btw.root / "D" / "kept")
+    (btw.root / "D" / ".records").symlink_to(elsewhere)
+    (source / "new").write_text("new")
+    assert "is a link" in btw("fs", "-u", "nobody", source, "D", status=1).err
+    assert list(elsewhere.iterdir()) == []
+
+
 def test_X6_A20_dst_stays_inside(btw: Installation, source: Path) -> None:
     btw.tree(source)
     for dst in ("/abs", "../elsewhere", "a/../../b", ".", "", ".hidden"):

@@ -50,6 +50,42 @@ def tree(btw: Installation, tmp_path: Path) -> Path:
     return top
 
 
+def test_f07_too_few_descriptors_are_no_damage(btw: Installation, tree: Path) -> None:
+    """Whoever cannot open a file for that knows nothing of what is in it: nothing is set aside or marked."""
+    btw("fs", tree, "D")
+    other = btw.top / "other"
+    shutil.copytree(tree, other)
+    btw("fs-init", "--type", "rdiff", other, "other")
+    btw("fs", other, "R")
+    words = [sys.executable, "-m", "btw_backup", "--config-dir", btw.config_dir, "scrub"]
+    for most in range(6, 22):
+        ended = subprocess.run(
+            ["prlimit", f"--nofile={most}", *words], check=False, capture_output=True, cwd=REPOSITORY
+        )
+        if b"No module named" not in ended.stderr and b"Fatal Python error" not in ended.stderr:
+            assert ended.returncode in (0, 1), ended.stderr
+            assert (ended.returncode, b"Traceback" in ended.stderr) in ((0, False), (1, b"ImportError" in ended.stderr))
+    assert not (btw.root / ".store" / "damaged").exists()
+    assert (btw("scrub").out, "not valid" in btw("list").out) == ("", False)
+
+
+def test_a_chunk_that_was_set_aside_and_is_well(btw: Installation, tree: Path) -> None:
+    """A disk that could not be read for a moment: what it took for damaged comes back, and the marks go."""
+    btw("fs", tree, "D")
+    store = ChunkStore(btw.root)
+    path = max(chunks(btw), key=lambda path: path.stat().st_size)
+    content = path.read_bytes()
+    path.unlink()
+    btw("scrub", status=5)
+    evidence.set_aside(store, path.stem, "cannot be read: Input/output error")
+    (store.folder / "damaged" / path.name).write_bytes(content)
+    btw("scrub")
+    assert path.read_bytes() == content
+    assert "not valid" not in btw("list").out
+    btw("restore", "D", btw.top / "back")
+    assert tree_differences(tree, btw.top / "back") == ""
+
+
 def chunk(btw: Installation, name: str) -> Path:
     return btw.root / ".store" / "chunks" / name[:2] / f"{name}.zst"
 

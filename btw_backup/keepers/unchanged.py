@@ -4,9 +4,14 @@
 then reads everything once.
 """
 
+import errno
+import os
+import stat
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from btw_backup import files, records, sealed
@@ -17,6 +22,7 @@ from btw_backup.log import debug
 from btw_backup.records import Backup
 from btw_backup.sources import Fingerprint, OpenStream, Produced, Source, Varying
 
+_APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _SMALL = 1 << 20
 """Bytes below which a tree may shrink as it likes."""
 
@@ -115,9 +121,28 @@ def note_unchanged(place: Place, stamp: str, words: str, owe: Owe) -> None:
     """Write into the dst's log.txt that nothing was kept: ``<stamp>: no change in the data …: <words>``."""
     path = place.folder / "log.txt"
     owe("push", f"{place.dst}/log.txt")
-    with open(path, "a", encoding="utf-8") as log:
-        log.write(f"{stamp}: no change in the data to be backed up: {words}\n")
-        files.change_owner(log.fileno(), place.owner)
+    with _appended(path, place.owner) as log:
+        files.write_all(log, f"{stamp}: no change in the data to be backed up: {words}\n".encode())
+
+
+@contextmanager
+def _appended(path: Path, owner: tuple[int, int] | None) -> Iterator[int]:
+    """The descriptor of the file `path`, made for `owner` if it is not there, to be appended to. `FatalUserError` for
+    what is no file of its own: with ``-u``, the folder belongs to somebody who may have planted a link."""
+    try:
+        descriptor = os.open(path, _APPEND, 0o600)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
+            raise
+        raise FatalUserError(f"{path} is no file", "look who put that there, and remove it") from error
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+            raise FatalUserError(f"{path} is no file of its own", "look who put that there, and remove it")
+        files.change_owner(descriptor, owner)
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _read(place: Place) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from btw_backup import locks
-from btw_backup.errors import Damaged, FatalUserError
+from btw_backup.errors import Damaged, FatalUserError, unreadable
 from btw_backup.inventory import listing
 from btw_backup.progress import Advance
 from btw_backup.records import Backup
@@ -35,7 +35,7 @@ def chunks_needed(backup: Backup) -> Iterator[str]:
             if backup.record and backup.record.sha256 not in ("", opened.sha256):
                 raise Damaged("its SHA-256 is not that of what was stored")
     except OSError as error:
-        raise Damaged(f"it cannot be read: {error.strerror}") from error
+        raise unreadable("it", error) from error
     except ValueError as error:
         raise Damaged(f"it names a chunk that cannot be: {error}") from error
 
@@ -98,7 +98,7 @@ def _read_through(backup: Backup, advance: Advance) -> None:
                 if frames.is_cut(file.fileno()):
                     raise Damaged(f"{backup.address} is damaged: its end is missing, though its content is all there")
     except OSError as error:
-        raise Damaged(f"{backup.address} cannot be read: {error.strerror or error}") from error
+        raise unreadable(backup.address, error) from error
 
 
 def size_of(backup: Backup) -> int:

@@ -64,8 +64,11 @@ def scrub(root: Path, scope: Scope, *, wait: float) -> list[Found]:
     and that of the store against a sweep. Memory: 3 KB a backup, and 100 bytes a chunk of the largest one, or of all
     that are in `scope` if that is not everything.
     """
+    store = ChunkStore(root)
+    with store.locked(exclusive=False, wait=wait):
+        evidence.put_back(store)
     seen = survey(root, scope)
-    this = _Round(ChunkStore(root), scope, wait, found=list(seen.found))
+    this = _Round(store, scope, wait, found=list(seen.found))
     for trouble in seen.found:
         _mark_all(seen.backups, trouble)
     try:

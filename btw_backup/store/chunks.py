@@ -17,7 +17,7 @@ from pathlib import Path
 import zstandard
 
 from btw_backup import files, flushing, locks
-from btw_backup.errors import Damaged, FatalUserError, NotFound
+from btw_backup.errors import Damaged, FatalUserError, NotFound, unreadable
 from btw_backup.store import frames
 
 FOLDER = ".store"
@@ -178,7 +178,9 @@ class ChunkStore:
             if parameters.content_size > LARGEST or parameters.window_size > LARGEST or parameters.dict_id:
                 raise zstandard.ZstdError("its frame is not one of ours")
             return self._decompressor().decompress(frame, allow_extra_data=False)
-        except (zstandard.ZstdError, MemoryError) as error:
+        except zstandard.ZstdError as error:
+            if "Allocation error" in str(error):
+                raise MemoryError from error
             raise Damaged(f"the chunk {name} is damaged: {error}") from error
 
     def _decompressor(self) -> zstandard.ZstdDecompressor:
@@ -214,7 +216,7 @@ def _frame_at(path: Path, name: str, *, from_disk: bool = False) -> bytes:
     except FileNotFoundError as error:
         raise Damaged(f"the chunk {name} is missing") from error
     except OSError as error:
-        raise Damaged(f"the chunk {name} cannot be read: {error.strerror}") from error
+        raise unreadable(f"the chunk {name}", error) from error
 
 
 def store_of(folder: Path, dst: str) -> ChunkStore:

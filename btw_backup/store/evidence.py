@@ -41,6 +41,15 @@ def set_aside(store: ChunkStore, name: str, why: str) -> str:
     return str(evidence) if evidence.exists() else ""
 
 
+def put_back(store: ChunkStore) -> None:
+    """Put chunks that were set aside, and are well, where they were: a cable, or a driver, was bad for a moment."""
+    for path in sorted((store.folder / DAMAGED).glob("*.zst")):
+        with suppress(Damaged):
+            if not store.path(path.stem).exists():
+                store.read_at(path, path.stem, from_disk=True)
+                files.publish(path, store.path(path.stem))
+
+
 def report(store: ChunkStore, name: str) -> dict[str, Any]:
     """What was written down about the chunk `name`; nothing, if that cannot be read."""
     try:
