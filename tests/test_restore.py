@@ -10,6 +10,7 @@ import shutil
 import signal
 import struct
 import subprocess
+import sys
 import termios
 import time
 from itertools import count
@@ -124,6 +125,82 @@ def test_an_empty_mount_point_and_a_link_to_an_empty_folder(btw: Installation, k
     (tmp_path / "link").symlink_to("real")
     btw("restore", "t", "link")
     assert tree_differences(kept, tmp_path / "real") == ""
+
+
+@pytest.mark.parametrize("keeper", ["tar", "chunks"])
+def test_f103_a_target_without_upper_and_lower_case(btw: Installation, tmp_path: Path, keeper: str) -> None:
+    """What it cannot tell apart is not lost silently: the first stays, and the others are named."""
+    source, mount, behind = (tmp_path / name for name in ("twins", "mount", "behind"))
+    for path in (source / "Dir", source / "dir", mount, behind):
+        path.mkdir(parents=True)
+    for name in ("README", "readme", "Dir/f", "dir/g", "alone"):
+        (source / name).write_text(name)
+    btw.tree(source, keeper)
+    btw("fs", source, "c")
+    words = [sys.executable, "-m", "tests.caseless", mount, behind]
+    with subprocess.Popen(words, cwd=REPOSITORY) as served:
+        try:
+            deadline = time.monotonic() + PATIENCE
+            while not os.path.ismount(mount) and time.monotonic() < deadline:
+                time.sleep(0.05)
+            err = btw("restore", "c", mount / "out", status=3).err
+            kept = {str(path.relative_to(mount / "out")): path for path in (mount / "out").rglob("*")}
+            contents = {name: path.read_text() for name, path in kept.items() if path.is_file()}
+            first = "README" if "README" in kept else "readme"
+            folder = "Dir" if "Dir" in kept else "dir"
+            assert contents == {first: first, f"{folder}/f": "Dir/f", f"{folder}/g": "dir/g", "alone": "alone"}
+            for name in {"README", "readme", "Dir", "dir"} - set(kept):
+                assert f"{name}: it could not be made" in err or f"{name} could not" in err, err
+        finally:
+            subprocess.run(["umount", mount], check=True)
+            served.wait(PATIENCE)
+
+
+@pytest.mark.parametrize("keeper", ["tar", "chunks"])
+def test_f19_a_target_that_takes_no_large_files(btw: Installation, source: Path, tmp_path: Path, keeper: str) -> None:
+    """That is no damage."""
+    (source / "large").write_bytes(random_bytes(6_000_000))
+    btw.tree(source, keeper)
+    btw("fs", source, "l")
+    words = [sys.executable, "-m", "btw_backup", "--config-dir", btw.config_dir, "restore", "l", tmp_path / "out"]
+    ended = subprocess.run(
+        ["prlimit", "--fsize=1000000", *words], check=False, capture_output=True, cwd=REPOSITORY, text=True
+    )
+    assert (ended.returncode, "File too large" in ended.stderr, "damaged" in ended.stderr) == (3, True, False)
+    assert "large" in tree_differences(source, tmp_path / "out")
+    assert (tmp_path / "out" / "etc" / "hosts").exists()
+
+
+def test_f101_a_link_of_somebody_else_is_not_followed(btw: Installation, kept: Path, tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    link = tmp_path / "link"
+    link.symlink_to("real")
+    os.chown(link, 65534, 65534, follow_symlinks=False)
+    assert "link exists" in btw("restore", "t", "link", status=1).err
+    assert list((tmp_path / "real").iterdir()) == []
+
+
+def test_f101_a_link_that_is_swapped(btw: Installation, kept: Path, tmp_path: Path) -> None:
+    """What the link led to was empty when we looked; nothing that is elsewhere is overwritten."""
+    for name in ("empty", "precious"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "precious" / "etc").mkdir()
+    (tmp_path / "precious" / "etc" / "hosts").write_text("precious")
+    one, other = tmp_path / "out", tmp_path / "other"
+    one.symlink_to("empty")
+    other.symlink_to("precious")
+    swapping = "import ctypes, os, sys; one, other = map(os.fsencode, sys.argv[1:]); libc = ctypes.CDLL(None)\n"
+    swapping += "while True: libc.renameat2(-100, one, -100, other, 2)"
+    with subprocess.Popen([sys.executable, "-c", swapping, one, other], cwd=REPOSITORY) as swapper:
+        try:
+            for _ in range(12):
+                btw("restore", "t", "out", status=None)
+                shutil.rmtree(tmp_path / "empty")
+                (tmp_path / "empty").mkdir()
+        finally:
+            swapper.kill()
+    assert {path.name for path in (tmp_path / "precious").rglob("*")} == {"etc", "hosts"}
+    assert (tmp_path / "precious" / "etc" / "hosts").read_text() == "precious"
 
 
 def test_paths(btw: Installation, kept: Path, tmp_path: Path) -> None:

@@ -23,6 +23,9 @@ from btw_backup.restoring.filling import Content, fill
 DAMAGED = b".damaged"
 
 _TEMPORARY = "btw-restore"
+_LARGEST = 16 << 40
+"""Bytes of a file that the filesystems of today can hold; what says that it is larger is not what was stored."""
+
 _NODE = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _NODE_TYPES = {
@@ -101,6 +104,8 @@ class Extraction:
         try:
             os.mkdir(name, 0o700, dir_fd=descriptor)
         except FileExistsError:
+            if _is_another(descriptor, name):
+                raise
             if stat.S_ISDIR(os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_mode):
                 return False
             self._clear(name, entry)
@@ -131,9 +136,11 @@ class Extraction:
 
     def _clear(self, name: bytes, entry: Entry) -> None:
         """Remove what is called `name`, if it is ours or may be replaced. FileExistsError if not."""
-        if not (self._fresh or self._force or hash(entry.path) in self._written):
+        folder = self._descent.innermost.descriptor
+        allowed = self._fresh or self._force or hash(entry.path) in self._written
+        if not allowed or _is_another(folder, name):
             raise FileExistsError(errno.EEXIST, "something is there already")
-        os.unlink(name, dir_fd=self._descent.innermost.descriptor)
+        os.unlink(name, dir_fd=folder)
 
     def _write_file(self, folder: Folder, name: bytes, entry: Entry, content: Content) -> None:
         making = name if self._fresh else self._temporary_in(folder)
@@ -160,6 +167,8 @@ class Extraction:
             try:
                 descriptor = os.open(making, _CREATE, 0o600, dir_fd=at)
             except FileExistsError:
+                if _is_another(at, making):
+                    raise
                 os.unlink(making, dir_fd=at)  # in a fresh folder all is ours, and elsewhere that name is
                 descriptor = os.open(making, _CREATE, 0o600, dir_fd=at)
             if self._fresh:
@@ -229,8 +238,20 @@ class Extraction:
 
     def _refuse(self, entry: Entry, error: OSError) -> None:
         """Note why `entry` was not made: because of the archive, or because of where we write."""
-        hostile = error.errno in (errno.ELOOP, errno.ENOTDIR, errno.ENOENT, errno.ENAMETOOLONG, errno.EFBIG)
+        hostile = error.errno in (errno.ELOOP, errno.ENOTDIR, errno.ENOENT, errno.ENAMETOOLONG)
+        hostile = hostile or (error.errno == errno.EFBIG and entry.size > _LARGEST)
         if hostile and self._fresh and not self._complaints.unset_count:
             self._complaints.is_damaged(f"{printable(entry.path)} cannot be made: {error.strerror}")
         else:
             self._complaints.could_not(entry.path, f"it could not be made: {error.strerror}")
+
+
+def _is_another(folder: int, name: bytes) -> bool:
+    """Whether what `name` leads to in the open `folder` is called otherwise, by a filesystem that takes upper and lower
+    case for the same."""
+    other = os.fsencode(os.fsdecode(name).swapcase())
+    try:
+        os.stat(other, dir_fd=folder, follow_symlinks=False)
+    except OSError:
+        return False
+    return name not in map(os.fsencode, os.listdir(folder))

@@ -57,12 +57,22 @@ def tree(keeper: Keeper, backup: Backup, wish: Wish) -> None:
     exists = os.path.lexists(wish.target)
     if wish.into and exists:
         _into_existing(keeper, backup, wish)
-    elif exists and (wish.target.is_symlink() or os.path.ismount(wish.target)) and _is_empty(wish.target):
-        _into_existing(keeper, backup, Wish(wish.target, wish.paths, into=True, force=True))
-    elif exists and not _is_empty(wish.target):
-        raise WouldOverwrite(f"{wish.target} exists", "give a new name, or --into to restore into that folder")
+    elif exists and (_is_link_of_ours(wish.target) or os.path.ismount(wish.target)) and _is_empty(wish.target):
+        _into_existing(keeper, backup, Wish(wish.target, wish.paths, into=True, force=True), empty=True)
+    elif exists and (wish.target.is_symlink() or not _is_empty(wish.target)):
+        raise _would_overwrite(wish)
     else:
         _into_new(keeper, backup, wish)
+
+
+def _would_overwrite(wish: Wish) -> WouldOverwrite:
+    return WouldOverwrite(f"{wish.target} exists", "give a new name, or --into to restore into that folder")
+
+
+def _is_link_of_ours(path: Path) -> bool:
+    """Whether `path` is a link that nobody else can have put there; what it leads to is opened once."""
+    status = os.lstat(path)
+    return stat.S_ISLNK(status.st_mode) and status.st_uid in (0, os.geteuid())
 
 
 def _is_empty(path: Path) -> bool:
@@ -137,10 +147,13 @@ def _filled(backup: Backup, others: Helpers, complaints: Complaints) -> Keeper:
     return Chunks(AllButFiles())
 
 
-def _into_existing(keeper: Keeper, backup: Backup, wish: Wish) -> None:
-    """Restore into a folder that is there. All is read and proved once before anything is changed."""
+def _into_existing(keeper: Keeper, backup: Backup, wish: Wish, *, empty: bool = False) -> None:
+    """Restore into a folder that is there, `empty` if so it has to be. All is read and proved once before anything is
+    changed."""
     descriptor = os.open(wish.target, _FOLDER)
     try:
+        if empty and os.listdir(descriptor):  # somebody else's folder has come there since we looked
+            raise _would_overwrite(wish)
         _survey(keeper, backup, wish, descriptor)
         complaints = Complaints()
         with closing(Extraction(descriptor, complaints, fresh=False, force=wish.force)) as extraction:
