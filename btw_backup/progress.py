@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 JSON_LINES = False
 """Set by ``--json-progress``: JSON objects on standard error, two a second."""
@@ -22,7 +22,10 @@ def shown(what: str, total: int | None) -> Iterator[Advance]:
     """Show the progress of `what`, of which `total` bytes are expected, while the block lasts."""
     from setproctitle import getproctitle, setproctitle  # noqa: PLC0415 - nothing is shown while nothing is read
 
-    before = getproctitle()
+    try:
+        before = getproctitle()
+    except UnicodeDecodeError:  # an argument that is no UTF-8: then there is no percentage
+        before = ""
     done = 0
     due = time.monotonic()
 
@@ -32,7 +35,8 @@ def shown(what: str, total: int | None) -> Iterator[Advance]:
         if time.monotonic() >= due:
             due = time.monotonic() + 0.5
             percent = f" {min(100, 100 * done // total)}%" if total else ""
-            setproctitle(f"{before} [{what}{percent}]")
+            if before:
+                setproctitle(f"{before} [{what}{percent}]")
             tell(done)
 
     with _teller(what, total) as tell:
@@ -40,7 +44,8 @@ def shown(what: str, total: int | None) -> Iterator[Advance]:
             yield advance
             tell(done)
         finally:
-            setproctitle(before)
+            if before:
+                setproctitle(before)
 
 
 @contextmanager
@@ -59,4 +64,5 @@ def _teller(what: str, total: int | None) -> Iterator[Callable[[int], object]]:
 
 def _json_line(what: str, done: int, total: int | None) -> None:
     line = {"what": what, "done": done, "total": total, "pid": os.getpid()}
-    print(json.dumps(line), file=sys.stderr, flush=True)
+    with suppress(OSError):  # nobody reads it: the work goes on
+        print(json.dumps(line), file=sys.stderr, flush=True)

@@ -10,7 +10,7 @@ import pytest
 
 from btw_backup import cli
 from btw_backup.commands import NAMES
-from tests.conftest import Installation
+from tests.conftest import Installation, tree_differences
 
 
 def test_A01_help_names_every_command(btw: Installation) -> None:
@@ -88,6 +88,48 @@ def test_a_name_that_looks_like_an_option_is_a_name(btw: Installation) -> None:
 def test_hostile_names_do_not_reach_the_terminal(btw: Installation, source: Path) -> None:
     ended = btw("list", "no\x1b[31msuch", status=1)
     assert "\x1b" not in ended.err
+
+
+def test_t7_hostile_names_do_not_reach_the_terminal_as_answers(btw: Installation, source: Path) -> None:
+    btw.tree(source)
+    btw("fs", source, "a\x1b[31m")
+    (source / "\x1b[31mred").write_text("red")
+    for words in (
+        ("list",),
+        ("list", "a\x1b[31m"),
+        ("list", "--sizes"),
+        ("explain", source / "\x1b[31mred"),
+        ("runs",),
+    ):
+        assert "\x1b" not in btw(*words).out
+    assert "a\\x1b[31m" in btw("list").out
+
+
+@pytest.mark.parametrize("keeper", ["tar", "rdiff", "chunks"])
+def test_f67_arguments_that_are_no_utf8(btw: Installation, tmp_path: Path, keeper: str) -> None:
+    odd = os.fsdecode(b"s\xff")
+    top = tmp_path / odd
+    top.mkdir()
+    (top / odd).write_text("content")
+    (top / "other").write_text("other")
+    btw.tree(top, keeper)
+    for number in range(2):
+        (top / "number").write_text(str(number))
+        btw("fs", top, f"dst-{odd}")
+    btw("scrub")
+    btw("restore", f"dst-{odd}", tmp_path / f"back-{odd}")
+    assert tree_differences(top, tmp_path / f"back-{odd}") == ""
+    btw("restore", f"dst-{odd}", tmp_path / "one", "--path", odd)
+    assert [path.name for path in (tmp_path / "one").iterdir()] == [odd]
+    assert "s\\xff" in btw("find", odd).out
+
+
+@pytest.mark.parametrize("keeper", ["tar", "rdiff", "chunks"])
+def test_f09_nobody_reads_the_progress(btw: Installation, source: Path, keeper: str) -> None:
+    btw.tree(source, keeper)
+    with open("/dev/full", "w") as full:
+        btw("--json-progress", "fs", source, "D", stderr=full)
+    assert btw("list", "D").out.count("\n") == 1
 
 
 def test_options_before_the_command_do_not_hide_it(btw: Installation) -> None:

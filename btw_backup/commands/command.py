@@ -103,8 +103,8 @@ class Context:
             yield place
 
     def answer(self, text: str) -> None:
-        """One line on standard output."""
-        sys.stdout.write(text + "\n")
+        """Lines on standard output; nothing in them can reach a terminal as a command to it."""
+        sys.stdout.write("\n".join("\t".join(map(printable, line.split("\t"))) for line in text.split("\n")) + "\n")
 
     def say(self, message: str) -> None:
         """``prog: message`` on standard output, unless --quiet or for a program: what was done, where expected."""

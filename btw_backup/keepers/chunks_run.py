@@ -60,7 +60,7 @@ def _check_whose(backup: Backup) -> None:
 
 def write(source: Tree, writer: ChunkWriter, base: Backup | None, temporary: Path, seen: Fingerprint) -> Produced:
     """Store what the tree holds, and write the manifest to `temporary`, onto the disk."""
-    header = Header(manifest.FORMAT, source.kind, source.name, seen.began)
+    header = Header.of(source.kind, source.name, seen.began)
     index = Index(writer.store.folder, writer.journal)
     with ExitStack() as stack:
         out = stack.enter_context(files.create(temporary))

@@ -58,7 +58,7 @@ def write(source: Source, writer: ChunkWriter, latest: Backup | None, temporary:
         segments=tuple(incoming.parts[: incoming.scattered]),
     )
     with files.create(temporary) as out:
-        lines = ManifestWriter(out, Header(manifest.FORMAT, source.kind, source.name, began))
+        lines = ManifestWriter(out, Header.of(source.kind, source.name, began))
         lines.add(member)
         sha256, _ = lines.end(incoming.wasteful(writer.store.length))
         os.fsync(out.fileno())

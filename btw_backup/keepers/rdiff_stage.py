@@ -1,6 +1,7 @@
 """The folder from which rdiff-backup takes the one file that it is to store."""
 
 import hashlib
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ def staged(job: Job, place: Place, source: Source) -> Iterator[Stage]:
 
     The folder belongs to the dst, whose lock we hold: databases share `job.stage`, and may be backed up at once.
     """
-    folder = job.stage / hashlib.sha256(place.dst.encode()).hexdigest()[:16]
+    folder = job.stage / hashlib.sha256(os.fsencode(place.dst)).hexdigest()[:16]
     files.remove(folder)
     files.remove(job.stage / source.file_name)  # where the old script may have left it
     files.make_folder(job.stage)

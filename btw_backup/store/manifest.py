@@ -43,6 +43,11 @@ class Header(msgspec.Struct, frozen=True, tag="header", tag_field="type"):
     source: str
     began: int
 
+    @classmethod
+    def of(cls, kind: str, source: str, began: int) -> "Header":
+        """That of a manifest that begins now; bytes of the source's name that are no UTF-8 are escaped."""
+        return cls(FORMAT, kind, os.fsencode(source).decode(errors="backslashreplace"), began)
+
 
 class Member(msgspec.Struct, frozen=True, omit_defaults=True):
     """An entry: `Entry`, what it looked like (`ctime`, `inode`), and where its content is.
