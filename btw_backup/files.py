@@ -112,6 +112,16 @@ def write_whole(final: Path, content: bytes) -> None:
         write_all(out.fileno(), content)
 
 
+@contextmanager
+def unless_read_only(folder: Path) -> Iterator[None]:
+    """Go on behind the block, which writes to `folder`, if that is mounted read-only."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EROFS or not os.statvfs(folder).f_flag & os.ST_RDONLY:
+            raise
+
+
 def write_all(descriptor: int, content: bytes | memoryview) -> None:
     """Write all of `content`, however short the single writes are."""
     left = memoryview(content)

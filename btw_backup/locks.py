@@ -13,7 +13,7 @@ from pathlib import Path
 
 from btw_backup import files
 from btw_backup.clock import stamp_of, utc_now
-from btw_backup.errors import Locked
+from btw_backup.errors import FatalUserError, Locked
 from btw_backup.log import debug, printable
 
 LOCK_NAME = ".lock"
@@ -70,7 +70,9 @@ def _acquire(descriptor: int, folder: Path, exclusive: bool, wait: float) -> Non
         try:
             fcntl.flock(descriptor, operation)
             return
-        except BlockingIOError:
+        except OSError as error:
+            if not isinstance(error, BlockingIOError):
+                raise FatalUserError(f"{folder} cannot be locked: {error.strerror}", "flock must work there") from error
             if time.monotonic() >= deadline:
                 raise Locked(
                     f"{folder} is locked by {_holder(descriptor)}",

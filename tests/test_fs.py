@@ -439,6 +439,8 @@ def test_id_of_root_path_tells_an_unmounted_disk(btw: Installation, source: Path
     btw.root.mkdir()
     ended = btw("fs", source, "D", status=1)
     assert "is not the ROOT_PATH of this configuration" in ended.err and "mounted" in ended.err
+    for words in (("list",), ("list", "D"), ("restore", "D", "out")):
+        assert "is not the ROOT_PATH of this configuration" in btw(*words, status=1).err
     assert list(btw.root.iterdir()) == []
 
 

@@ -86,6 +86,31 @@ def test_a_chunk_that_was_set_aside_and_is_well(btw: Installation, tree: Path) -
     assert tree_differences(tree, btw.top / "back") == ""
 
 
+def test_f20_damage_on_a_disk_that_is_read_only(btw: Installation, tree: Path) -> None:
+    """It is named with the backups that need it, though nothing can be set aside or marked."""
+    btw.root.mkdir(exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "none", btw.root], check=True)
+    try:
+        btw("fs", tree, "D")
+        btw("scrub", "-p", "50")
+        subprocess.run(["mount", "-o", "remount,ro", btw.root], check=True)
+        btw("scrub")
+        btw("scrub", "-p", "50")
+        subprocess.run(["mount", "-o", "remount,rw", btw.root], check=True)
+        path = max(chunks(btw), key=lambda path: path.stat().st_size)
+        with open(path, "r+b") as file:
+            file.seek(1000)
+            file.write(b"damage")
+        subprocess.run(["mount", "-o", "remount,ro", btw.root], check=True)
+        ended = btw("scrub", status=5)
+        assert path.stem in ended.out and "D@" in ended.err
+        subprocess.run(["mount", "-o", "remount,rw", btw.root], check=True)
+        btw("scrub", status=5)
+        assert "not valid" in btw("list").out
+    finally:
+        subprocess.run(["umount", btw.root], check=True)
+
+
 def chunk(btw: Installation, name: str) -> Path:
     return btw.root / ".store" / "chunks" / name[:2] / f"{name}.zst"
 

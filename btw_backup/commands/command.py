@@ -98,6 +98,7 @@ class Context:
     def existing(self, dst: str) -> "Iterator[Place]":
         """As `place`, of a dst that is there: nobody makes it by asking for it. Raises `NotFound`."""
         if not places.place(self.root, dst).folder.is_dir():
+            places.has_identity(self.root, self.config_dir)  # an empty mount point has nothing, either
             raise NotFound(f"there is no {dst} in {self.root}", "btw-backup list shows every destination")
         with self.place(dst) as place:
             yield place

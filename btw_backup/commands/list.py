@@ -18,7 +18,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from btw_backup import runner
+from btw_backup import places, runner
 from btw_backup.clock import stamp_of
 from btw_backup.commands.command import Command, Context
 from btw_backup.errors import UsageError
@@ -47,6 +47,8 @@ def run(context: Context, args: argparse.Namespace) -> None:
         raise UsageError("--sizes is for what is not removed")
     if args.dst is None:
         found = list(listing.places(context.root, with_removed=args.removed))
+        if not found:
+            places.has_identity(context.root, context.config_dir)  # an empty mount point has nothing, either
     else:
         with context.existing(args.dst) as place:
             found = [place]

@@ -5,6 +5,7 @@ take the older backups with it: when a delta cannot be written (EIO) it goes on,
 given a second folder made of hard links, which takes the place of the first one in a single step.
 """
 
+import errno
 import os
 import shutil
 import stat
@@ -16,6 +17,9 @@ from btw_backup import files
 from btw_backup.keepers import Place
 from btw_backup.keepers.rdiff_repository import DATA, TEMPORARY, is_dated
 from btw_backup.log import debug
+
+_OF_THE_DISK = {errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+"""What does not tell that a filesystem lacks an ability."""
 
 
 @contextmanager
@@ -53,8 +57,10 @@ def _linked(repository: Path, second: Path) -> bool:
         files.exchange(probe, second)
         _link_folder(repository, second)
     except OSError as error:
-        debug(f"{repository} is changed in place: {error}")
         files.remove(second)
+        if error.errno in _OF_THE_DISK:
+            raise
+        debug(f"{repository} is changed in place: {error}")
         return False
     finally:
         files.remove(probe)

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from btw_backup import marks
+from btw_backup import files, marks
 from btw_backup.clock import stamp_of, utc_now
 from btw_backup.errors import Damaged
 from btw_backup.marks import Mark
@@ -31,13 +31,13 @@ def judged(root: Path, suspects: Collection[str], by: str, wait: float) -> list[
         return found
     with store.locked(exclusive=False, wait=wait):
         bad = {name: why for name in suspects if (why := why_unsound(store, name))}
-        there = {name: evidence.set_aside(store, name, bad[name]) for name in bad if store.path(name).exists()}
+        there = {name: _set_aside(store, name, bad[name]) for name in bad if store.path(name).exists()}
         users = _users(root, bad) if bad else []
         contents = packed.contents((backup.path, names) for backup, names in users)
         for name, why in sorted(bad.items()):
             needed_by = sorted(backup.address for backup, names in users if name in names)
             if needed_by or name in there:
-                where = there[name] if name in there else evidence.set_aside(store, name, why)
+                where = there[name] if name in there else _set_aside(store, name, why)
                 inside = sorted(contents[name])
                 more = {
                     "backups": needed_by,
@@ -67,7 +67,14 @@ def mark(backup: Backup, by: str, why: Sequence[str], chunks: Sequence[str] = ()
     since = known.since if known else stamp_of(utc_now())
     wanted = Mark(backup.stamp, since, by, tuple(why[: marks.MOST]), tuple(chunks[: marks.MOST]))
     if known != wanted:
-        marks.write(backup, wanted)
+        with files.unless_read_only(backup.path.parent):
+            marks.write(backup, wanted)
+
+
+def _set_aside(store: ChunkStore, name: str, why: str) -> str:
+    with files.unless_read_only(store.folder):
+        return evidence.set_aside(store, name, why)
+    return ""
 
 
 def _users(root: Path, bad: Collection[str]) -> Users:

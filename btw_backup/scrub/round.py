@@ -65,7 +65,7 @@ def scrub(root: Path, scope: Scope, *, wait: float) -> list[Found]:
     that are in `scope` if that is not everything.
     """
     store = ChunkStore(root)
-    with store.locked(exclusive=False, wait=wait):
+    with store.locked(exclusive=False, wait=wait), files.unless_read_only(root):
         evidence.put_back(store)
     seen = survey(root, scope)
     this = _Round(store, scope, wait, found=list(seen.found))
@@ -76,8 +76,10 @@ def scrub(root: Path, scope: Scope, *, wait: float) -> list[Found]:
     finally:
         this.found += judged(root, this.suspects, "scrub", wait)
     if scope.percent is not None:
-        ledger.write(root, scope.name, ended)
-    _end(this, seen.backups)
+        with files.unless_read_only(root):
+            ledger.write(root, scope.name, ended)
+    with files.unless_read_only(root):
+        _end(this, seen.backups)
     return this.found
 
 
@@ -160,8 +162,11 @@ def _prove_format(this: _Round) -> None:
     except Damaged as error:
         why = error.message
     if why:
-        files.write_whole(path, format_text(FORMAT))
-        this.found.append(Found("store", str(path), f"{why}; it was written anew"))
+        end = "it could not be written anew"
+        with files.unless_read_only(this.store.folder):
+            files.write_whole(path, format_text(FORMAT))
+            end = "it was written anew"
+        this.found.append(Found("store", str(path), f"{why}; {end}"))
 
 
 def _prove_rescue(this: _Round) -> None:
