@@ -1,11 +1,12 @@
 """ROOT_PATH and the dsts in it: names that stay inside, an id that tells a mounted disk from an empty mount point."""
 
+import hashlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from btw_backup import files, locks
-from btw_backup.errors import FatalUserError
+from btw_backup import files, locks, log
+from btw_backup.errors import FatalUserError, Locked
 
 if TYPE_CHECKING:
     from btw_backup.keepers import Place
@@ -46,7 +47,8 @@ def create(root: Path, place: "Place") -> None:
 def check_identity(root: Path, config_dir: Path) -> None:
     """Refuse a ROOT_PATH that is not the one of before: an unmounted disk, or another one.
 
-    The id is written at the first run. Raises `FatalUserError`.
+    The id is written at the first run, with the host where that was. Raises `FatalUserError`; `Locked` for a ROOT_PATH
+    that this configuration does not know and another host does: their clocks may differ, and their locks not be seen.
     """
     if has_identity(root, config_dir):
         return
@@ -54,9 +56,26 @@ def check_identity(root: Path, config_dir: Path) -> None:
         if not has_identity(root, config_dir):  # another first run was faster
             import uuid  # noqa: PLC0415 - once in the life of an installation
 
-            identity = _content(root / ID_FILE) or f"{uuid.uuid4()}\n".encode()
+            identity = _content(root / ID_FILE) or f"{uuid.uuid4()}\n{_host()}\n".encode()
+            _refuse_other_host(root, config_dir, identity)
             files.write_whole(root / ID_FILE, identity)
             files.write_whole(config_dir / ID_COPY, identity)
+
+
+def _refuse_other_host(root: Path, config_dir: Path, identity: bytes) -> None:
+    owner = identity.decode(errors="replace").splitlines()[1:2]  # none in what earlier versions wrote
+    if owner and owner[0] != _host():
+        raise Locked(
+            f"{root} belongs to an installation on {log.printable(owner[0].rpartition(' ')[0])}",
+            f"if that one is gone, or both are to use it: cp {root / ID_FILE} {config_dir / ID_COPY}",
+        )
+
+
+def _host() -> str:
+    """The name of this machine, and what stands for its id, which nobody has to know."""
+    machine = (_content(Path("/etc/machine-id")) or b"").strip()
+    name = os.uname().nodename
+    return f"{name} {hashlib.sha256(b'btw-backup ' + machine + os.fsencode(name)).hexdigest()[:16]}"
 
 
 def has_identity(root: Path, config_dir: Path) -> bool:

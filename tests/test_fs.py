@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -442,6 +443,30 @@ def test_id_of_root_path_tells_an_unmounted_disk(btw: Installation, source: Path
     for words in (("list",), ("list", "D"), ("restore", "D", "out")):
         assert "is not the ROOT_PATH of this configuration" in btw(*words, status=1).err
     assert list(btw.root.iterdir()) == []
+
+
+def test_f55_two_hosts_with_one_root_path(btw: Installation, source: Path, tmp_path: Path) -> None:
+    """The second is refused unless somebody says that it is meant so; a renamed host stays what it is."""
+    btw.tree(source)
+    btw("fs", source, "D")
+    second = Installation(tmp_path / "second")
+    second.config_dir.mkdir(parents=True)
+    shutil.copy(btw.config_dir / "config.py", second.config_dir)
+    second.tree(source)
+    words = [sys.executable, "-m", "btw_backup", "--config-dir"]
+
+    def elsewhere(config_dir: Path, *more: object) -> subprocess.CompletedProcess[str]:
+        named = ["unshare", "--uts", "sh", "-c", 'hostname elsewhere && exec "$@"', "-", *words, config_dir, *more]
+        return subprocess.run(named, check=False, capture_output=True, text=True, cwd=REPOSITORY)
+
+    for more in (("fs", source, "E"), ("cleanup",), ("sync",)):
+        ended = elsewhere(second.config_dir, *more)
+        assert ended.returncode == 4 and "belongs to an installation on " in ended.stderr, ended
+    assert elsewhere(second.config_dir, "list").returncode == 0
+    assert elsewhere(btw.config_dir, "fs", source, "D").returncode == 0
+    command = ended.stderr.splitlines()[1].partition("both are to use it: ")[2]
+    subprocess.run(command.split(), check=True)
+    assert elsewhere(second.config_dir, "cleanup").returncode == 0
 
 
 def test_C06_random_data_is_not_inflated(btw: Installation, source: Path) -> None:
