@@ -1,4 +1,4 @@
-"""G12: whatever is lost, every keeper's backups come back equal: seven losses, each with all keepers."""
+"""G12: whatever is lost, every keeper's backups come back equal: eight losses, each with all keepers."""
 
 import shutil
 import subprocess
@@ -129,6 +129,25 @@ def sync_state(world: World) -> None:
         world.everything_comes_back(*world.first)
 
 
+def sync_state_alone(world: World) -> None:
+    """F34: also what was owed is there, and what was there already."""
+    with world.without():
+        late, nas, away = world.btw.top / "late", world.btw.top / "nas", world.btw.top / "away"
+        late.mkdir()
+        (late / "file").write_text("made while the target was away")
+        world.btw.tree(late, "chunks", "late")
+        nas.rename(away)
+        world.btw("fs", late, "all/late", status=6)
+        away.rename(nas)
+        for journal in world.btw.config_dir.glob("sync_state*"):
+            journal.unlink()
+        assert world.btw("sync").err.count("it is rebuilt") == 2
+        world.btw("keys", "test", world.key)
+        world.btw("restore", *world.first, "all/late", world.btw.top / "late-again")
+        assert tree_differences(late, world.btw.top / "late-again") == ""
+        world.everything_comes_back(*world.first)
+
+
 def configuration(world: World) -> None:
     """Another one is written, and continues."""
     text = (world.btw.config_dir / "config.py").read_text()
@@ -182,6 +201,7 @@ LOSSES: dict[str, Callable[[World], None]] = {
     "catalogue": catalogue,
     "records": records,
     "sync state": sync_state,
+    "sync state alone": sync_state_alone,
     "configuration": configuration,
     "one target": one_target,
     "this program": this_program,

@@ -16,6 +16,7 @@ never sees them. See `removals`.
 
 import errno
 import fcntl
+import hashlib
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -27,9 +28,11 @@ from btw_backup import files
 from btw_backup.clock import stamp_of, utc_now
 from btw_backup.errors import FatalUserError
 from btw_backup.log import warn
+from btw_backup.offsite.witness import NOTHING, Seen, Witness
 
 PUSH, SYNC, REMOVE = "push", "sync", "remove"
 
+_COMPARED = "the next sync compares all backups with the target"
 _MOMENT = r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}"
 _TO_ESCAPE = re.compile(rb"[\x00-\x1f\x7f]|%(?=[01][0-9A-Fa-f]|7[Ff]|25)")
 _ESCAPED = re.compile(rb"%([01][0-9A-Fa-f]|7[Ff]|25)")
@@ -46,15 +49,20 @@ class Debt:
 
 class SyncState:
     """The journal in the file `path`, which need not exist. Any number of processes may use it at once. It has lines of
-    the kinds `ops`; any other line is damage."""
+    the kinds `ops`; any other line is damage, and so is one missing that `witness` knows of."""
 
-    def __init__(self, path: Path, ops: Sequence[str] = (PUSH, SYNC)) -> None:
+    def __init__(self, path: Path, ops: Sequence[str] = (PUSH, SYNC), witness: Witness | None = None) -> None:
         self._path = path
         self._lines = _Lines(ops)
+        self._witness = witness or Witness()
         self._owed: dict[tuple[str, str], int] = {}
         self._paid = False
-        self._read_to = 0
-        self._last = b""
+        self._begin()
+
+    def _begin(self) -> None:
+        """Know nothing of the journal any more."""
+        self._owed.clear()
+        self._read_to, self._last, self._digest = 0, b"", hashlib.sha256()
 
     def owe(self, op: str, path: str) -> None:
         """Note that `path` is owed. It is on the disk when this returns."""
@@ -106,6 +114,7 @@ class SyncState:
             if self._owed:
                 raise FatalUserError("cannot reset: some files must be synced or pushed")
             if journal is not None:
+                self._witness.forget()
                 os.ftruncate(journal, 0)
                 os.fsync(journal)
 
@@ -116,8 +125,7 @@ class SyncState:
             try:
                 journal = self._open(create)
             except FileNotFoundError:
-                self._owed.clear()
-                self._read_to, self._last = 0, b""
+                self._begin()
                 yield None
                 return
             try:
@@ -132,11 +140,11 @@ class SyncState:
 
     def _open(self, create: bool) -> int:
         flags = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-        if create and not self._path.exists():
-            files.make_folder(self._path.parent)
-            os.close(os.open(self._path, flags | os.O_CREAT, 0o600))
-            files.sync_folder(self._path.parent)
         try:
+            if not self._path.exists() and (create or self._witness.seen() != NOTHING):
+                files.make_folder(self._path.parent)
+                os.close(os.open(self._path, flags | os.O_CREAT, 0o600))
+                files.sync_folder(self._path.parent)
             return os.open(self._path, flags)
         except OSError as error:
             if create or error.errno != errno.EROFS:
@@ -152,8 +160,9 @@ class SyncState:
     def _read(self, journal: int) -> bool:
         """Take in what is new. False if the journal had to be repaired, and is another file now."""
         if os.pread(journal, len(self._last), self._read_to - len(self._last)) != self._last:  # reset, or repaired
-            self._owed.clear()
-            self._read_to, self._last = 0, b""
+            self._begin()
+        seen = self._witness.seen()
+        is_whole = seen[0] < self._read_to or self._is_at(seen)
         with open(os.dup(journal), "rb") as stream:
             stream.seek(self._read_to)
             for raw in stream:
@@ -162,11 +171,19 @@ class SyncState:
                     self._repair(journal)
                     return False
                 self._advance(raw)
+                is_whole = is_whole or self._is_at(seen)
+        if not is_whole and fcntl.fcntl(journal, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR:
+            self._append(journal, "+", [(SYNC, "")])
+            warn(f"{self._path} was lost, or is not what it was: it is rebuilt", _COMPARED)
         return True
+
+    def _is_at(self, seen: Seen) -> bool:
+        return self._read_to == seen[0] and self._digest.digest() == seen[1]
 
     def _advance(self, raw: bytes) -> None:
         self._read_to += len(raw)
         self._last = raw
+        self._digest.update(raw)
 
     def _take(self, line: bytes) -> bool:
         """Take in one line; False if it makes no sense as it stands."""
@@ -197,27 +214,34 @@ class SyncState:
         for line in lines:
             self._take(line.rstrip(b"\n"))
             self._advance(line)
+        self._witness.note(self._read_to, self._digest.digest())
 
     def _repair(self, journal: int) -> None:
         """Keep the lines that make sense, set the rest aside beside the journal, and say so.
 
-        A last line without its end was never believed by who wrote it, so nothing is lost with it. Where anything
-        else could not be read, a debt may be lost: all of ROOT_PATH is compared once, which costs time only. What was
-        to be removed, and is forgotten, stays there, which costs room only.
+        A last line without its end was never believed by who wrote it, so nothing is lost with it, unless it had one.
+        Where anything else could not be read, a debt may be lost: all of ROOT_PATH is compared once, which costs time
+        only. What was to be removed, and is forgotten, stays there, which costs room only.
         """
         with open(os.dup(journal), "rb") as stream:
             stream.seek(0)
-            good, bad, lost = self._lines.sorted_out(stream.read())
-        lost = lost and self._lines.has_sync
+            content = stream.read()
+        good, bad, lost = self._lines.sorted_out(content)
+        size, digest = self._witness.seen()
+        lost = (lost or hashlib.sha256(memoryview(content)[:size]).digest() != digest) and self._lines.has_sync
         if lost:
             good.append(f"{stamp_of(utc_now())} +{SYNC} ".encode())
+        else:
+            self._witness.forget()  # else who dies now leaves what looks as if something were lost
         torn = self._path.with_name(f"{self._path.name}.torn-{stamp_of(utc_now())}")
         files.write_whole(torn, b"\n".join(bad) + b"\n")
         files.write_whole(self._path, b"".join(line + b"\n" for line in good))
+        self._witness.forget()
+        self._begin()
         many = "s" if len(bad) != 1 else ""
         warn(
             f"{self._path} had {len(bad)} line{many} that could not be read, now in {torn.name}",
-            "the next sync compares all backups with the target" if lost else "",
+            _COMPARED if lost else "",
         )
 
 

@@ -42,13 +42,16 @@ def targets(general: Config) -> list[Address]:
 def journal(config_dir: Path, name: str) -> "SyncState":
     """What the target `name` is still owed."""
     from btw_backup.offsite.state import SyncState  # noqa: PLC0415 - who keeps backups here only need not load it
+    from btw_backup.offsite.witness import Witness  # noqa: PLC0415 - as above
 
-    return SyncState(config_dir / (JOURNAL if name == FIRST else f"{JOURNAL}.{name}"))
+    path = config_dir / (JOURNAL if name == FIRST else f"{JOURNAL}.{name}")
+    return SyncState(path, witness=Witness(config_dir / KNOWN / f"{name}.journal"))
 
 
 def journals(config_dir: Path) -> Iterator[tuple[str, "SyncState"]]:
     """The journals that there are, by the names of their targets, whether these are configured any more or not."""
-    yield FIRST, journal(config_dir, FIRST)
+    if (config_dir / JOURNAL).exists():
+        yield FIRST, journal(config_dir, FIRST)
     for path in sorted(config_dir.glob(f"{JOURNAL}.*")):
         name = path.name.partition(".")[2]
         if name.isidentifier():

@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from btw_backup.configuration.addresses import FIRST
+from btw_backup.offsite import sync
 from tests.conftest import Ended
 from tests.faults.case import Case
 from tests.faults.cases_sent import CASES_SENT
@@ -702,8 +704,9 @@ def _owing(world: World, keeper: str) -> None:
 
 def _settled(world: World) -> None:
     """A journal with things that were owed, and no longer are."""
-    lines = (f"2026-01-01T00:00:00 {sign}push a/{number}\n" for number in range(99) for sign in "+-")
-    (world.config_dir / "sync_state").write_text("".join(lines))
+    journal = sync.journal(world.config_dir, FIRST)
+    journal.owe_all("push", [f"a/{number}" for number in range(99)])
+    journal.done_all(journal.pending())
 
 
 def _owes_nothing(world: World) -> None:

@@ -303,6 +303,14 @@ PATCHES = (
         "journal and scrub",
     ),
     Patch(
+        "a journal is emptied before it is forgotten how far it went",
+        "offsite/state.py",
+        "                self._witness.forget()\n                os.ftruncate(journal, 0)\n",
+        "                os.ftruncate(journal, 0)\n                self._witness.forget()\n",
+        KILLED,
+        "state and reset",
+    ),
+    Patch(
         "a note of what is sent may be undone when the power fails",
         "offsite/ledger.py",
         "PRAGMA synchronous = EXTRA",
