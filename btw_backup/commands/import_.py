@@ -5,11 +5,12 @@ What the store has already is not stored again. A backup that is there is passed
 never replaced. Nothing is sent off-site by this: sync, or the next run, does.
 
 With --from it rebuilds ROOT_PATH from a target instead: all that was sent there, or what is in DST and below. What is
-here already stays; so chunks that scrub set aside, and files that were deleted here, are healed by it, too. If it was
-interrupted, give the same command again. With --take-over this machine goes on at the target, which is one of its
-configuration, in the place of the one that sent all that, which is gone for good: what is there is as if it had sent it
-itself, and what rm and cleanup remove here can be removed there, too, if ALLOW_REMOVAL says so. With --from and --as-of
-TIME it is what a bucket that keeps versions held then.
+here already stays; so chunks that scrub set aside, and files that were deleted here, are healed by it, too. What scrub
+has marked as damaged here is replaced, once what is there is proved. If it was interrupted, give the same command
+again. With --take-over this machine goes on at the target, which is one of its configuration, in the place of the one
+that sent all that, which is gone for good: what is there is as if it had sent it itself, and what rm and cleanup remove
+here can be removed there, too, if ALLOW_REMOVAL says so. With --from and --as-of TIME it is what a bucket that keeps
+versions held then.
 
 example:
   btw-backup import /root/etc.tar
@@ -24,7 +25,7 @@ from typing import BinaryIO
 from btw_backup import places
 from btw_backup.commands import origin
 from btw_backup.commands.command import EXCLUSIVE, Command, Context
-from btw_backup.errors import FatalUserError, UsageError, WouldOverwrite
+from btw_backup.errors import Damaged, FatalUserError, UsageError, WouldOverwrite
 from btw_backup.offsite import sync
 
 
@@ -67,7 +68,7 @@ def _import(context: Context, args: argparse.Namespace, stream: BinaryIO) -> Non
 
 
 def _rebuild(context: Context, args: argparse.Namespace) -> None:
-    from btw_backup.recovering import recall, recovery  # noqa: PLC0415 - as above
+    from btw_backup.recovering import healing, recall, recovery  # noqa: PLC0415 - as above
 
     if args.dst is not None:
         raise UsageError("--from takes one DST at most, and keeps its name")
@@ -82,15 +83,24 @@ def _rebuild(context: Context, args: argparse.Namespace) -> None:
         found = [address for address in origin.configured(context) if address.place.rstrip("/") == place]
         if args.take_over and not found:
             raise FatalUserError(f"{place} is no target of this configuration: nothing is sent there")
+        healed = healing.heal(recalled.vault, context.root, recalled.root, below, context.lock_wait)
         rebuilt = recovery.rebuild(recalled.vault, context.root, below)
         for address in () if args.take_over or args.as_of else found:
             recovery.adopt(recalled.vault, known, address)
-        context.say(f"{rebuilt.fetched} files fetched from {recalled.vault.name}; {rebuilt.known} there already")
+        were = "was" if healed.replaced == 1 else "were"
+        replaced = f"; {healed.replaced} {were} damaged, and {were} replaced" if healed.replaced else ""
+        context.say(
+            f"{rebuilt.fetched} files fetched from {recalled.vault.name}; {rebuilt.known} there already{replaced}"
+        )
         recalled.vault.problems += [f"{path}: {why}" for path, why in rebuilt.lost.items()]
         recalled.check()
+        if healed.damaged:
+            count = f"{len(healed.damaged)} thing{'s stay' if len(healed.damaged) != 1 else ' stays'}"
+            raise Damaged(f"{count} damaged here: {place} has nothing better", "another target may have it as it was")
         if rebuilt.others:
             number = f"{rebuilt.others} file{'s' if rebuilt.others != 1 else ''}"
-            raise WouldOverwrite(f"not overwritten: {number} in {context.root}, other than what is there")
+            hint = "scrub marks what is damaged here; then it is replaced"
+            raise WouldOverwrite(f"not overwritten: {number} in {context.root}, other than what is there", hint)
         if args.take_over:
             recovery.succeed(recalled.vault, known, found[0], context.root)
             context.say(f"{place} is taken over: the machine that sent it must not send there any more")

@@ -137,6 +137,31 @@ def _rebuilding(encrypted: bool) -> Case:
     return Case(name, "import", build, words, comes=lambda world: world.coming, done=done)
 
 
+def _healing(keeper: str, *, encrypted: bool) -> Case:
+    """A backup and a record are damaged here, which scrub has marked, and come back from the target."""
+
+    def build(world: World) -> None:
+        _sent(world, keeper, encrypted=encrypted, backups=2)
+        for pattern in ("*.tar.zst", "*/backup.tar", ".records/*.json"):
+            for path in sorted(world.root.glob(f"hosts/src/{pattern}"))[:1]:
+                content = bytearray(path.read_bytes())
+                content[len(content) // 2] ^= 1
+                path.write_bytes(content)
+        assert world.run("scrub").status == 5
+        marked = {f"{row['dst']}@{row['stamp']}" for row in world.listed() if row["valid"] is False}
+        world.coming = {address: world.sure.pop(address) for address in marked}
+
+    def words(world: World) -> Sequence[object]:
+        return ("import", "--from", "nas", *(("--identity", _key(world)) if encrypted else ()))
+
+    def done(world: World) -> None:
+        world.well("scrub")
+        assert all(row["valid"] for row in world.listed()), "reported as healed, and still marked"
+
+    name = f"import --from a folder{', encrypted' if encrypted else ''}, a backup by {keeper} is damaged here"
+    return Case(name, "import", build, words, comes=lambda world: world.coming, done=done)
+
+
 def _restoring() -> Case:
     def wanted(world: World) -> Content:
         return world.saved_sure[max(world.saved_sure)]
@@ -236,6 +261,9 @@ CASES_SENT = (
     _sync("--verify", (0,), "a record", _lost_record),
     _rebuilding(encrypted=False),
     _rebuilding(encrypted=True),
+    _healing("tar", encrypted=False),
+    _healing("rdiff", encrypted=False),
+    _healing("tar", encrypted=True),
     _restoring(),
     _pinning(),
     _scrubbing(),
