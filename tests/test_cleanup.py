@@ -461,3 +461,117 @@ def test_what_was_removed_keeps_its_chunks_until_it_is_purged(btw: Installation,
     btw("undelete", "t@0")
     btw("restore", "t", "out")
     assert tree_differences(tree, btw.top / "out") == ""
+
+
+def test_f37_a_manifest_that_is_lost(btw: Installation, tree: Path, tmp_path: Path) -> None:
+    """As long as its record names it: it may come from a target, and then its chunks must be there."""
+    (tmp_path / "copy").mkdir()
+    btw.configure("", OFFSITE={"copy": {"PATH": str(tmp_path / "copy"), "ENCRYPT_TO": []}})
+    copies = history(btw, tree, 2)
+    first, _ = copies
+    before = chunks(btw)
+    for path in (btw.root / "t").glob("*.manifest.zst"):
+        path.unlink()
+    for words in (("--dry-run",), ()):
+        ended = btw("cleanup", "--grace", "0", *words, status=5)
+        assert f"t@{first} and 1 more are lost: there is nothing but the record; no chunk was removed" in ended.err
+        assert "import --from" in ended.err
+        assert "cleanup --forget t" in ended.err
+    assert chunks(btw) == before
+    btw("import", "--from", "copy")
+    btw("cleanup", "--grace", "0")
+    assert chunks(btw) == before
+    check(btw, copies)
+
+
+def test_f37_a_lost_manifest_that_is_given_up(btw: Installation, tree: Path) -> None:
+    """Then its record goes, and its chunks; nothing else does."""
+    copies = history(btw, tree, 2)
+    first, last = copies
+    btw("distrust", f"t@{first}")
+    before = chunks(btw)
+    (btw.root / "t" / f"{first}.manifest.zst").unlink()
+    ended = btw("cleanup", "--grace", "0", status=5)
+    assert f"t@{first} is lost" in ended.err
+    assert f"cleanup --forget t@{first}" in ended.err
+    btw("cleanup", "--grace", "0", "--forget", f"t@{last}", status=5)
+    assert freed(btw, "--dry-run", "--grace", "0", "--forget", f"t@{first}") > 0
+    assert chunks(btw) == before
+    assert len(list((btw.root / "t" / ".records").iterdir())) == 3
+    assert freed(btw, "--grace", "0", "--forget", f"t@{first}") > 0
+    assert chunks(btw) < before
+    assert [path.name for path in (btw.root / "t" / ".records").iterdir()] == [f"{last}.json"]
+    assert not (btw.root / "t" / ".removed").exists()
+    btw("cleanup", "--grace", "0")
+    btw("scrub")
+    check(btw, {last: copies[last]})
+
+
+@pytest.mark.parametrize("way", ["grace", "forget"])
+def test_f37_a_removed_manifest_that_is_lost(btw: Installation, tree: Path, way: str) -> None:
+    """Its chunks stay as long as they would have stayed."""
+    copies = history(btw, tree, 2)
+    first, last = copies
+    btw("rm", "--force", f"t@{first}")
+    before = chunks(btw)
+    (btw.root / "t" / ".removed" / f"{first}.manifest.zst").unlink()
+    for path in (store(btw) / "chunks").glob("*/*"):
+        os.utime(path, (1, 1))
+    for words in (("--dry-run",), ()):
+        assert f"t@{first} is lost" in btw("cleanup", *words, status=5).err
+    assert chunks(btw) == before
+    words = ("--grace", "0") if way == "grace" else ("--forget", "t")
+    assert freed(btw, "--dry-run", *words) > 0
+    assert freed(btw, *words) > 0
+    assert not (btw.root / "t" / ".removed").exists()
+    btw("cleanup")
+    check(btw, {last: copies[last]})
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"format": 99}'])
+def test_f37_a_record_that_cannot_be_read_may_be_of_a_lost_manifest(
+    btw: Installation, tree: Path, content: str
+) -> None:
+    history(btw, tree, 1)
+    before = chunks(btw)
+    (stamp,) = stamps_of(btw)
+    (btw.root / "t" / f"{stamp}.manifest.zst").unlink()
+    (btw.root / "t" / ".records" / f"{stamp}.json").write_text(content)
+    btw("cleanup", "--grace", "0", status=1 if "99" in content else 5)
+    assert chunks(btw) == before
+
+
+def test_f37_a_purge_that_died(btw: Installation, tree: Path) -> None:
+    """What it left is nothing that was lost, whatever the grace is the next time."""
+    copies = history(btw, tree, 3)
+    last = list(copies)[-1]
+    btw("rm", "--force", "t@1", "t@2")
+    probe = btw.start("--version")
+    probe.communicate()
+    copy = btw.top / "copy"
+    shutil.copytree(btw.root, copy, symlinks=True)
+    for number in range(1, 6):
+        shutil.rmtree(btw.root)
+        shutil.copytree(copy, btw.root, symlinks=True)
+        killed = ["strace", "-f", "-qq", "-o", "/dev/null", "-P", btw.root / "t" / ".removed"]
+        killed += ["-e", f"inject=unlink,unlinkat:signal=KILL:when={number}"]
+        command = [*killed, "--", *probe.args[:-1], "cleanup", "--grace", "0"]  # type: ignore[index]
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+        subprocess.run(command, check=False, env=environment, capture_output=True)
+        assert btw("cleanup").err == ""
+        btw("cleanup", "--grace", "0")
+        assert stamps_of(btw) == [last]
+    check(btw, {last: copies[last]})
+
+
+def test_f37_other_backups_that_are_lost_need_no_chunks(btw: Installation, tree: Path, tmp_path: Path) -> None:
+    history(btw, tree, 1)
+    for type_ in ("tar", "rdiff"):
+        source = tmp_path / type_
+        source.mkdir()
+        btw.tree(source, type_, type_)
+        for number in range(2):
+            (source / "file").write_text(f"{number}")
+            btw("fs", source, type_)
+    next((btw.root / "tar").glob("*.tar.*")).unlink()
+    assert btw("cleanup", "--grace", "0").err == ""

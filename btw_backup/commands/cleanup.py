@@ -6,8 +6,10 @@ removed by the next cleanup or sync.
 
 It may be interrupted at any moment, and run while backups are made: those wait only while chunks are being removed.
 
-If a manifest cannot be read no chunk is removed, because nobody knows which ones it needs: status 5. The same if a DST
-that had backups at the last cleanup is not there at all: is its disk mounted? If it is gone on purpose: --forget DST.
+If a manifest cannot be read no chunk is removed, because nobody knows which ones it needs: status 5. The same if it is
+lost, and only the record says that there was one: import --from a target brings it back. The same if a DST that had
+backups at the last cleanup is not there at all: is its disk mounted? If it is gone on purpose: --forget DST, or for a
+single backup --forget DST@STAMP.
 
 example:
   btw-backup cleanup --dry-run
@@ -17,14 +19,16 @@ example:
 
 import argparse
 from collections.abc import Iterator, Sequence
-from datetime import timedelta
+from contextlib import contextmanager
+from datetime import datetime, timedelta
 
 from btw_backup import places, runner
 from btw_backup.clock import utc_now
 from btw_backup.commands.command import EXCLUSIVE, Command, Context, duration
 from btw_backup.errors import FatalUserError
-from btw_backup.inventory import listing, removal
+from btw_backup.inventory import listing, lost, removal
 from btw_backup.inventory.removal import Purged
+from btw_backup.keepers import Place
 from btw_backup.log import size_text
 from btw_backup.offsite import sync
 from btw_backup.store.chunks import ChunkStore
@@ -32,7 +36,7 @@ from btw_backup.store.chunks import ChunkStore
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Fill the parser."""
-    parser.add_argument("--forget", action="append", default=[], metavar="DST", help="DST is gone on purpose")
+    parser.add_argument("--forget", action="append", default=[], metavar="DST[@STAMP]", help="it is gone on purpose")
     parser.add_argument("--dry-run", action="store_true", help="only say what would go")
     parser.add_argument("--grace", type=duration, metavar="DURATION", help="instead of the setting GRACE")
 
@@ -41,10 +45,13 @@ def run(context: Context, args: argparse.Namespace) -> None:
     """Purge every dst, then collect what is left over; a dst that is busy does not stop the rest."""
     places.check_identity(context.root, context.config_dir)
     grace = float(context.config["GRACE"]) if args.grace is None else args.grace
+    now, span = utc_now(), timedelta(seconds=grace)
     problems: list[FatalUserError] = []
-    purged = list(_purge(context, grace, args.dry_run, problems))
+    if args.forget and not args.dry_run:
+        problems += _forget(context, args.forget, now, span)
+    purged = list(_purge(context, now, span, args.dry_run, problems))
     try:
-        chunks, size = _collect(context, args, grace, purged)
+        chunks, size = _collect(context, args, now, span, purged)
     except FatalUserError as error:
         problems.append(error)
         chunks = size = 0
@@ -58,8 +65,31 @@ def run(context: Context, args: argparse.Namespace) -> None:
     runner.end(problems)
 
 
-def _purge(context: Context, grace: float, dry_run: bool, problems: list[FatalUserError]) -> Iterator[Purged]:
-    now, span = utc_now(), timedelta(seconds=grace)
+def _forget(context: Context, forgotten: Sequence[str], now: datetime, span: timedelta) -> list[FatalUserError]:
+    """Remove the records of what was lost, and is `forgotten`; what kept us from that."""
+    problems: list[FatalUserError] = []
+    for dst in dict.fromkeys(
+        place.dst for place, stamp in lost.each(context.root, now, span) if lost.is_among(place, stamp, forgotten)
+    ):
+        try:
+            with _locked(context, dst) as place:
+                stamps = [stamp for stamp in lost.stamps(place, now, span) if lost.is_among(place, stamp, forgotten)]
+                removal.forget(place, stamps)
+        except FatalUserError as error:
+            problems.append(error)
+    return problems
+
+
+@contextmanager
+def _locked(context: Context, dst: str) -> Iterator[Place]:
+    """The dst under its lock and, shared, that of the store."""
+    with context.place(dst) as place, ChunkStore(context.root).locked(exclusive=False, wait=context.lock_wait):
+        yield place
+
+
+def _purge(
+    context: Context, now: datetime, span: timedelta, dry_run: bool, problems: list[FatalUserError]
+) -> Iterator[Purged]:
     owe_removal = sync.owe_removal(context.config, context.config_dir)
     for each in listing.places(context.root, with_removed=True):
         try:
@@ -68,29 +98,40 @@ def _purge(context: Context, grace: float, dry_run: bool, problems: list[FatalUs
             if dry_run:
                 yield removal.foreseen(each, now, span)
                 continue
-            with (
-                context.place(each.dst) as place,
-                ChunkStore(context.root).locked(exclusive=False, wait=context.lock_wait),
-            ):
+            with _locked(context, each.dst) as place:
                 yield removal.purge(place, now, span, owe_removal)
         except FatalUserError as error:
             problems.append(error)
 
 
-def _collect(context: Context, args: argparse.Namespace, grace: float, purged: Sequence[Purged]) -> tuple[int, int]:
+def _collect(
+    context: Context, args: argparse.Namespace, now: datetime, span: timedelta, purged: Sequence[Purged]
+) -> tuple[int, int]:
     """Remove chunks; how many, and their bytes."""
     from btw_backup.store import collect  # noqa: PLC0415 - what it needs takes long to load
 
-    root, now, forgotten = context.root, utc_now().timestamp(), args.forget
+    root, grace, moment, forgotten = context.root, span.total_seconds(), now.timestamp(), args.forget
     if args.dry_run:
         doomed = frozenset(path for each in purged for path in each.paths)
-        swept = collect.foreseen(root, grace=grace, now=now, forgotten=forgotten, doomed=doomed)
+        swept = collect.foreseen(
+            root,
+            grace=grace,
+            now=moment,
+            forgotten=forgotten,
+            doomed=doomed,
+            check_lost=lambda: lost.check(root, now, span, forgotten),
+        )
     else:
         owe = sync.owe_all(context.config, context.config_dir)
-        leave = sync.owe_removal(context.config, context.config_dir)
-        wait = context.lock_wait
         swept = collect.collect(
-            root, lambda path: owe("push", path), leave, grace=grace, now=now, forgotten=forgotten, wait=wait
+            root,
+            lambda path: owe("push", path),
+            sync.owe_removal(context.config, context.config_dir),
+            grace=grace,
+            now=moment,
+            forgotten=forgotten,
+            wait=context.lock_wait,
+            check_lost=lambda: lost.check(root, now, span),
         )
     return swept.chunks, swept.size
 

@@ -10,7 +10,7 @@ The owner of a dst may be anybody: everything is done by descriptor, through no 
 
 import os
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -66,13 +66,23 @@ def bring_back(place: Place, chosen: Sequence[Backup], owe: Owe) -> None:
 
 
 def removed_at(backup: Backup) -> datetime:
-    """When it was removed: the kernel notes when a file was renamed."""
-    return datetime.fromtimestamp(os.lstat(backup.path).st_ctime, UTC)
+    """When it was removed."""
+    return _moved_at(backup.path)
+
+
+def _moved_at(path: Path) -> datetime:
+    """When a file got its name: the kernel notes that."""
+    return datetime.fromtimestamp(os.lstat(path).st_ctime, UTC)
+
+
+def is_over(path: Path, now: datetime, grace: timedelta) -> bool:
+    """Whether what lies at `path` was removed longer ago than `grace`; of 0 that is so whatever the clock says."""
+    return not grace or not os.path.lexists(path) or now - _moved_at(path) >= grace
 
 
 def expired(place: Place, now: datetime, grace: timedelta) -> list[Backup]:
-    """What was removed from `place` longer ago than `grace`; of 0 that is everything, whatever the clock says."""
-    return [backup for backup in listing.removed(place) if not grace or now - removed_at(backup) >= grace]
+    """What was removed from `place` longer ago than `grace`."""
+    return [backup for backup in listing.removed(place) if is_over(backup.path, now, grace)]
 
 
 def is_due(place: Place, now: datetime, grace: timedelta) -> bool:
@@ -94,6 +104,7 @@ def purge(place: Place, now: datetime, grace: timedelta, owe_removal: OweRemoval
     """Remove for good what was removed longer ago than `grace`; before, its removal is owed to other places, too.
 
     The caller holds the locks of the dst, and that of the store shared. A folder that is half gone is not found again.
+    A manifest goes after its record, which alone would say that it was lost, and that its chunks are to be kept.
     """
     with _opened(place, create=False) as folders:
         if folders is None:
@@ -103,11 +114,30 @@ def purge(place: Place, now: datetime, grace: timedelta, owe_removal: OweRemoval
         doomed = expired(place, now, grace)
         purged = _purged(folders, doomed)
         owe_removal(list(_elsewhere(place, doomed)))
+        manifests = {backup.stamp for backup in doomed if backup.keeper == "chunks"}
+        folders.delete([name for stamp, name in folders.belongings(folders.removed, _RECORD) if stamp in manifests])
         folders.delete(_names(doomed))
-        folders.delete(folders.orphans())
-        with suppress(OSError):  # there may be others in it
-            os.rmdir(REMOVED, dir_fd=folders.dst)
+        gone = {backup.stamp for backup in doomed}
+        folders.delete(
+            name
+            for stamp, name in folders.orphans()
+            if stamp in gone or name.endswith(DAMAGED) or is_over(folders.inside / name, now, grace)
+        )
+        folders.remove_if_empty()
         return purged
+
+
+def forget(place: Place, stamps: Collection[str]) -> None:
+    """Remove the records and marks of backups that are gone. The caller holds the same locks."""
+    with _opened(place, create=True) as folders:
+        assert folders is not None
+        for folder in (folders.records, folders.removed):
+            for ending in (DAMAGED, _RECORD):
+                for stamp, name in list(folders.belongings(folder, ending)):
+                    if stamp in stamps:
+                        os.unlink(name, dir_fd=folder)
+            os.fsync(folder)
+        folders.remove_if_empty()
 
 
 def _elsewhere(place: Place, doomed: Sequence[Backup]) -> Iterator[str]:
@@ -190,11 +220,16 @@ class _Folders:
         place = replace(self.place, folder=Path(f"/proc/self/fd/{folder}"))
         return {backup.stamp for keeper in listing.keepers() for backup in keeper.find(place)}
 
-    def orphans(self) -> list[str]:
-        """Records and marks in `removed` whose backup is gone."""
+    def orphans(self) -> list[tuple[str, str]]:
+        """The stamps and names of records and marks in `removed` whose backup is gone."""
         known = self.stamps(self.dst) | self.stamps(self.removed)
         found = [*self.belongings(self.removed, _RECORD), *self.belongings(self.removed, DAMAGED)]
-        return [name for stamp, name in found if stamp not in known]
+        return [(stamp, name) for stamp, name in found if stamp not in known]
+
+    def remove_if_empty(self) -> None:
+        """Remove the folder of what was removed; but there may be others in it."""
+        with suppress(OSError):
+            os.rmdir(REMOVED, dir_fd=self.dst)
 
     def refuse_existing(self, folder: int, names: Iterable[str]) -> None:
         """Raise `WouldOverwrite` if one of `names` is in `folder` already."""

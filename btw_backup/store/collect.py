@@ -49,14 +49,22 @@ _AT_ONCE = 1000  # chunks
 
 
 def collect(
-    root: Path, announce: Announce, leave: Leave, *, grace: float, now: float, forgotten: Collection[str], wait: float
+    root: Path,
+    announce: Announce,
+    leave: Leave,
+    *,
+    grace: float,
+    now: float,
+    forgotten: Collection[str],
+    wait: float,
+    check_lost: Callable[[], None] = lambda: None,
 ) -> Swept:
     """Remove the chunks that are in no manifest and not younger than `grace` seconds; wait at most `wait` for others.
 
     What a dead writer left whole is kept like any other chunk; `announce` is told. `leave` is told what goes.
 
     Raises `Damaged`, and removes nothing, if it is not certain what is needed: also if a dst is gone that is not
-    `forgotten`.
+    `forgotten`, or `check_lost` raises that, which is called when nothing comes or goes any more.
     """
     store = _opened(root)
     if store is None:
@@ -72,6 +80,7 @@ def collect(
         with store.locked(exclusive=True, wait=wait), Tally(store.folder) as late:
             marks.read(late, locked=True)
             marks.check_gone(forgotten)
+            check_lost()
             swept = sweep.remove(_without((name for name, _ in doomed), iter(late)), leave)
             marks.remember()
             _remove_litter(store)
@@ -81,7 +90,15 @@ def collect(
     return swept
 
 
-def foreseen(root: Path, *, grace: float, now: float, forgotten: Collection[str], doomed: Collection[Path]) -> Swept:
+def foreseen(
+    root: Path,
+    *,
+    grace: float,
+    now: float,
+    forgotten: Collection[str],
+    doomed: Collection[Path],
+    check_lost: Callable[[], None] = lambda: None,
+) -> Swept:
     """What `collect` would remove if the manifests `doomed` were gone already."""
     store = _opened(root)
     if store is None:
@@ -91,6 +108,7 @@ def foreseen(root: Path, *, grace: float, now: float, forgotten: Collection[str]
         marks = _Marks(root, doomed)
         marks.read(named)
         marks.check_gone(forgotten)
+        check_lost()
         swept = Swept()
         for _, size in sweep.unnamed(named):
             swept = Swept(swept.chunks + 1, swept.size + size)
