@@ -14,6 +14,7 @@ import pytest
 from btw_backup import files
 from tests import many
 from tests.conftest import PATIENCE, Installation, peak_memory, random_bytes, tree_differences
+from tests.faults.killing import other_clock
 
 
 def stamps_of(btw: Installation, dst: str = "t") -> list[str]:
@@ -575,3 +576,98 @@ def test_f37_other_backups_that_are_lost_need_no_chunks(btw: Installation, tree:
             btw("fs", source, type_)
     next((btw.root / "tar").glob("*.tar.*")).unlink()
     assert btw("cleanup", "--grace", "0").err == ""
+
+
+YEARS, HOURS = 365 * 86400, 3600
+JUMPED = "days: what was removed is kept for another grace"
+
+
+def purged(btw: Installation, jump: float, *words: str) -> int:
+    """How many backups a cleanup purges whose clock is so many seconds ahead."""
+    return int(json.loads(btw("cleanup", "--json", *words, env=other_clock(int(jump))).out)["backups"])
+
+
+@pytest.mark.parametrize("type_", ["chunks", "tar"])
+@pytest.mark.parametrize("is_backed_up_first", [False, True])
+def test_f48_a_jump_ends_no_grace(btw: Installation, source: Path, type_: str, is_backed_up_first: bool) -> None:
+    """It begins anew, also if a run of the new time came before the cleanup; and ends when it has passed."""
+    btw.tree(source, type_)
+    for number in range(2):
+        (source / "file").write_text(f"{number}")
+        btw("fs", source, "t")
+    btw("rm", "--force", "t@first")
+    far = 10 * YEARS
+    if is_backed_up_first:
+        (source / "file").write_text("2")
+        btw("fs", source, "t", env=other_clock(far))
+    assert JUMPED in btw("cleanup", "--dry-run", env=other_clock(far)).err
+    ended = btw("cleanup", env=other_clock(far))
+    assert ended.out.endswith(": 0 backups, 0 chunks\n")
+    assert len(ended.err.splitlines()) == 2
+    assert JUMPED in ended.err
+    assert btw("cleanup", env=other_clock(far + 20 * HOURS)).err == "", "said once"
+    btw("undelete", "t@first")
+    btw("rm", "--force", "t@first")
+    assert purged(btw, far + 23 * HOURS) == 0
+    assert purged(btw, far + 25 * HOURS, "--dry-run") == 1
+    assert purged(btw, far + 25 * HOURS) == 1
+
+
+def test_f48_a_jump_that_was_one(btw: Installation, source: Path) -> None:
+    """When the clock is right again, the grace is what it was, and another jump is one, too."""
+    btw.tree(source, "tar")
+    btw("fs", source, "t")
+    btw("rm", "--force", "t@first")
+    for _ in range(2):
+        assert JUMPED in btw("cleanup", env=other_clock(10 * YEARS)).err
+        assert (btw.config_dir / "clock-jumped").exists()
+        assert btw("cleanup").err == ""
+        assert not (btw.config_dir / "clock-jumped").exists()
+    assert purged(btw, 25 * HOURS) == 1
+
+
+def test_f48_who_wants_no_grace_gets_none(btw: Installation, source: Path) -> None:
+    btw.tree(source, "tar")
+    btw("fs", source, "t")
+    btw("rm", "--force", "t@first")
+    assert purged(btw, 10 * YEARS, "--grace", "0") == 1
+
+
+def test_f48_time_that_has_passed_is_no_jump(btw: Installation, source: Path) -> None:
+    """However rarely somebody cleans up: runs, or the stamps of backups, tell that it has passed."""
+    btw.tree(source, "tar")
+    btw("fs", source, "t")
+    btw("rm", "--force", "t@first")
+    for days in range(20, 100, 20):
+        (source / "file").write_text(f"{days}")
+        btw("fs", source, "t", env=other_clock(days * 24 * HOURS))
+    shutil.copytree(btw.root, btw.top / "copy")
+    ended = btw("cleanup", "--dry-run", env=other_clock(100 * 24 * HOURS))
+    assert (ended.err, "1 backup," in ended.out) == ("", True)
+    (btw.config_dir / "runs.jsonl").unlink()
+    assert purged(btw, 100 * 24 * HOURS) == 1
+
+
+def test_f48_what_the_future_removed_is_not_held_until_then(btw: Installation, source: Path) -> None:
+    """Its moment becomes that of the cleanup that sees it."""
+    btw.tree(source, "tar")
+    btw("fs", source, "t")
+    btw("rm", "--force", "t@first")
+    (archive,) = (btw.root / "t" / ".removed").glob("*.tar*")
+    before = archive.stat()
+    assert purged(btw, -10 * YEARS, "--dry-run") == 0
+    assert archive.stat().st_ctime_ns == before.st_ctime_ns
+    assert purged(btw, -10 * YEARS) == 0
+    after = archive.stat()
+    assert after.st_ctime > before.st_ctime
+    assert after.st_mtime_ns == before.st_mtime_ns
+    assert purged(btw, 25 * HOURS) == 1
+
+
+def test_f48_a_lost_manifest_that_was_removed_before_a_jump(btw: Installation, tree: Path) -> None:
+    history(btw, tree, 2)
+    btw("rm", "--force", "t@first")
+    before = chunks(btw)
+    next((btw.root / "t" / ".removed").glob("*.manifest.zst")).unlink()
+    assert "is lost" in btw("cleanup", status=5, env=other_clock(10 * YEARS)).err
+    assert chunks(btw) == before

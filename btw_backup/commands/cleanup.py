@@ -11,6 +11,9 @@ lost, and only the record says that there was one: import --from a target brings
 backups at the last cleanup is not there at all: is its disk mounted? If it is gone on purpose: --forget DST, or for a
 single backup --forget DST@STAMP.
 
+If the clock is suddenly more than a month ahead, what was removed is kept for another GRACE, which is said; --grace 0
+frees it all the same.
+
 example:
   btw-backup cleanup --dry-run
   btw-backup cleanup
@@ -18,15 +21,16 @@ example:
 """
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from functools import partial
 
 from btw_backup import places, runner
 from btw_backup.clock import utc_now
 from btw_backup.commands.command import EXCLUSIVE, Command, Context, duration
 from btw_backup.errors import FatalUserError
-from btw_backup.inventory import listing, lost, removal
+from btw_backup.inventory import elapsed, listing, lost, removal
 from btw_backup.inventory.removal import Purged
 from btw_backup.keepers import Place
 from btw_backup.log import size_text
@@ -47,11 +51,15 @@ def run(context: Context, args: argparse.Namespace) -> None:
     grace = float(context.config["GRACE"]) if args.grace is None else args.grace
     now, span = utc_now(), timedelta(seconds=grace)
     problems: list[FatalUserError] = []
+    found = list(listing.places(context.root, with_removed=True))
+    if elapsed.is_in_doubt(found, context.config_dir, now, span, dry_run=args.dry_run):
+        span = timedelta.max
     if args.forget and not args.dry_run:
         problems += _forget(context, args.forget, now, span)
-    purged = list(_purge(context, now, span, args.dry_run, problems))
+    purged = list(_purge(context, found, now, span, dry_run=args.dry_run, problems=problems))
+    check_lost = partial(lost.check, context.root, now, span, args.forget if args.dry_run else ())
     try:
-        chunks, size = _collect(context, args, now, span, purged)
+        chunks, size = _collect(context, args, grace=grace, now=now, purged=purged, check_lost=check_lost)
     except FatalUserError as error:
         problems.append(error)
         chunks = size = 0
@@ -88,10 +96,16 @@ def _locked(context: Context, dst: str) -> Iterator[Place]:
 
 
 def _purge(
-    context: Context, now: datetime, span: timedelta, dry_run: bool, problems: list[FatalUserError]
+    context: Context,
+    found: Sequence[Place],
+    now: datetime,
+    span: timedelta,
+    *,
+    dry_run: bool,
+    problems: list[FatalUserError],
 ) -> Iterator[Purged]:
     owe_removal = sync.owe_removal(context.config, context.config_dir)
-    for each in listing.places(context.root, with_removed=True):
+    for each in found:
         try:
             if not removal.is_due(each, now, span):
                 continue
@@ -105,21 +119,22 @@ def _purge(
 
 
 def _collect(
-    context: Context, args: argparse.Namespace, now: datetime, span: timedelta, purged: Sequence[Purged]
+    context: Context,
+    args: argparse.Namespace,
+    *,
+    grace: float,
+    now: datetime,
+    purged: Sequence[Purged],
+    check_lost: Callable[[], None],
 ) -> tuple[int, int]:
     """Remove chunks; how many, and their bytes."""
     from btw_backup.store import collect  # noqa: PLC0415 - what it needs takes long to load
 
-    root, grace, moment, forgotten = context.root, span.total_seconds(), now.timestamp(), args.forget
+    root, moment, forgotten = context.root, now.timestamp(), args.forget
     if args.dry_run:
         doomed = frozenset(path for each in purged for path in each.paths)
         swept = collect.foreseen(
-            root,
-            grace=grace,
-            now=moment,
-            forgotten=forgotten,
-            doomed=doomed,
-            check_lost=lambda: lost.check(root, now, span, forgotten),
+            root, grace=grace, now=moment, forgotten=forgotten, doomed=doomed, check_lost=check_lost
         )
     else:
         owe = sync.owe_all(context.config, context.config_dir)
@@ -131,7 +146,7 @@ def _collect(
             now=moment,
             forgotten=forgotten,
             wait=context.lock_wait,
-            check_lost=lambda: lost.check(root, now, span),
+            check_lost=check_lost,
         )
     return swept.chunks, swept.size
 
