@@ -671,3 +671,19 @@ def test_f48_a_lost_manifest_that_was_removed_before_a_jump(btw: Installation, t
     next((btw.root / "t" / ".removed").glob("*.manifest.zst")).unlink()
     assert "is lost" in btw("cleanup", status=5, env=other_clock(10 * YEARS)).err
     assert chunks(btw) == before
+
+
+@pytest.mark.parametrize("words", [("rm", "--force", "t@0"), ("undelete", "t"), ("distrust", "t"), ("cleanup",)])
+def test_f40_nothing_is_changed_beside_a_newer_store(btw: Installation, source: Path, words: tuple[str, ...]) -> None:
+    btw.tree(source, "chunks")
+    for number in range(3):
+        (source / "file").write_text(f"{number}")
+        btw("fs", source, "t")
+    btw("rm", "--force", "t@first")
+    (store(btw) / "format.json").write_text('{"format": 2}')
+    before = {path: path.lstat().st_ctime_ns for path in btw.root.rglob("*")}
+    ended = btw(*words, *(["--grace", "0"] if words[0] == "cleanup" else []), status=1)
+    assert ended.out == ""
+    assert len(ended.err.splitlines()) == 2
+    assert "has the format 2, and we know 1" in ended.err
+    assert {path: path.lstat().st_ctime_ns for path in btw.root.rglob("*")} == before

@@ -47,6 +47,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(context: Context, args: argparse.Namespace) -> None:
     """Purge every dst, then collect what is left over; a dst that is busy does not stop the rest."""
+    ChunkStore(context.root).refuse_newer()
     places.check_identity(context.root, context.config_dir)
     grace = float(context.config["GRACE"]) if args.grace is None else args.grace
     now, span = utc_now(), timedelta(seconds=grace)

@@ -25,7 +25,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(context: Context, args: argparse.Namespace) -> None:
     """Mark what SPEC names."""
     from btw_backup.scrub.judgement import mark  # noqa: PLC0415 - what it needs takes a while to load
+    from btw_backup.store.chunks import ChunkStore  # noqa: PLC0415 - as above
 
+    ChunkStore(context.root).refuse_newer()
     dst, spec = specs.address(args.address)
     with context.existing(dst) as place:
         for backup in specs.resolve(listing.backups(place), spec, utc_now()):

@@ -33,6 +33,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(context: Context, args: argparse.Namespace) -> None:
     """Remove in one dst after the other."""
+    ChunkStore(context.root).refuse_newer()
     removed: list[Backup] = []
     problems: list[FatalUserError] = []
     for dst, specs in _specs_by_dst(args.address).items():

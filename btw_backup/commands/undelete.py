@@ -32,6 +32,7 @@ def run(context: Context, args: argparse.Namespace) -> None:
     """Bring back, and note that it must be off-site."""
     from btw_backup.scrub.verification import prove_brought_back  # noqa: PLC0415 - what it needs takes time to load
 
+    ChunkStore(context.root).refuse_newer()
     dst, spec = specs.address(args.address)
     owe = sync.owe_all(context.config, context.config_dir)
     with (

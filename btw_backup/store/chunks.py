@@ -44,8 +44,22 @@ class ChunkStore:
         self.chunks = self.folder / "chunks"
         self._local = threading.local()
 
+    def refuse_newer(self) -> None:
+        """Raise `FatalUserError` if the store is of a format that we do not know: then nothing is changed in ROOT_PATH.
+
+        What is wrong with a store of our format is no matter here."""
+        with suppress(Damaged):
+            self._check_format()
+
     def open(self) -> None:
         """Make sure of a store of a format that we know; a new one is made. Raises `FatalUserError`."""
+        if self._check_format():
+            files.make_folder(self.chunks)  # who made the store may have died before that
+        else:
+            self._create(self.folder / FORMAT_FILE)
+
+    def _check_format(self) -> bool:
+        """Whether there is a store. Raises `FatalUserError` unless it is of a format that we know."""
         path = self.folder / FORMAT_FILE
         try:
             content = path.read_bytes()
@@ -53,8 +67,7 @@ class ChunkStore:
         except FileNotFoundError:
             if self.chunks.exists():
                 raise Damaged(f"{path} is missing", 'if the chunks are fine, write {"format": 1} into it') from None
-            self._create(path)
-            return
+            return False
         except (ValueError, KeyError, TypeError) as error:
             raise Damaged(f"{path} cannot be read: {error}", 'if the chunks are fine, write {"format": 1}') from error
         if content != format_text(FORMAT) and b"checksum" in content and content != format_text(found):
@@ -63,7 +76,7 @@ class ChunkStore:
             raise FatalUserError(
                 f"{self.folder} has the format {found}, and we know {FORMAT}", "use a newer btw-backup"
             )
-        files.make_folder(self.chunks)  # who made the store may have died before that
+        return True
 
     def _create(self, path: Path) -> None:
         files.make_folder(self.folder)
