@@ -20,7 +20,7 @@ from btw_backup import files, log
 from btw_backup.clock import STAMP
 from btw_backup.errors import FatalUserError, NotFound, WouldOverwrite
 from btw_backup.inventory import listing
-from btw_backup.keepers import Owe, OweRemoval, Place
+from btw_backup.keepers import Owe, OweRemoval, Place, unchanged
 from btw_backup.records import DAMAGED, FOLDER, REMOVED, Backup
 
 _RECORD = ".json"
@@ -285,7 +285,11 @@ def _entered(place: Place, dst: int, name: str, *, create: bool) -> int | None:
     try:
         if create:
             with suppress(FileExistsError):
-                os.mkdir(name, 0o700, dir_fd=dst)
+                try:
+                    os.mkdir(name, 0o700, dir_fd=dst)
+                except OSError as error:
+                    unchanged.give_way(dst, error)
+                    os.mkdir(name, 0o700, dir_fd=dst)
                 os.fsync(dst)
         return os.open(name, _ENTER, dir_fd=dst)
     except FileNotFoundError:

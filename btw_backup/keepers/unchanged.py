@@ -117,6 +117,18 @@ def forget(place: Place) -> None:
     (place.folder / NAME).unlink(missing_ok=True)
 
 
+def give_way(dst: int, error: OSError) -> None:
+    """Make room for a folder in the open `dst`, if `error` is that the disk is full; else raise that. The next run
+    reads everything once."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        raise error
+    try:
+        os.unlink(NAME, dir_fd=dst)
+        os.fsync(dst)
+    except OSError:
+        raise error from None
+
+
 def note_unchanged(place: Place, stamp: str, words: str, owe: Owe) -> None:
     """Write into the dst's log.txt that nothing was kept: ``<stamp>: no change in the data …: <words>``."""
     path = place.folder / "log.txt"
