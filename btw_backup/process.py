@@ -121,12 +121,14 @@ def started(
     stdout: int | IO[bytes] | None = None,
     env: Mapping[str, str] | None = None,
     cwd: str | None = None,
+    kept: Sequence[int] = (),
     on_line: Callable[[bytes], bool | None] | None = None,
 ) -> Iterator[Child]:
     """Run `command` (its first word is located) while the block lasts; leaving the block by an error kills it.
 
-    `stdout` None gives a pipe to read; `on_line` gets every line of standard error without its end, and kills the
-    program by answering True. Call from the main thread: the kernel kills a child when the thread that started it ends.
+    `stdout` None gives a pipe to read; the program gets our descriptors `kept`, too; `on_line` gets every line of
+    standard error without its end, and kills the program by answering True. Call from the main thread: the kernel kills
+    a child when the thread that started it ends.
     """
     path = locate(os.fsdecode(command[0]))
     debug("$ " + " ".join(printable(word) for word in command))
@@ -137,6 +139,7 @@ def started(
         stderr=subprocess.PIPE,
         env=environment(env),
         cwd=cwd,
+        pass_fds=kept,
         start_new_session=True,
     )
     last_lines: list[str] = []

@@ -1,9 +1,10 @@
 """Has the program tar write the archive of a tree that was walked."""
 
+import os
 from typing import BinaryIO
 
 from btw_backup import process, progress
-from btw_backup.sources import Produced, relay
+from btw_backup.sources import Produced, guarded, relay
 from btw_backup.sources.complaints import Complaints
 from btw_backup.sources.feeder import feeding
 from btw_backup.sources.steady import Steady
@@ -22,9 +23,10 @@ OPTIONS = (
     "--blocking-factor=128",
     "--null",
     "--verbatim-files-from",
+    r"--transform=s,/\.$,,rSH",
 )
 """The options of tar: no atime, ctime or process number, so that archives of equal trees are equal, but for what
-`Steady` leaves out."""
+`Steady` leaves out. The last one gives the folders that the feeder calls ``folder/.`` their names."""
 
 
 def write(source: str, names: BinaryIO, size: int, out: BinaryIO, problems: Problems) -> Produced:
@@ -33,13 +35,19 @@ def write(source: str, names: BinaryIO, size: int, out: BinaryIO, problems: Prob
     `problems` are what the walk could not look at.
     """
     complaints = Complaints()
-    command = ["tar", "--create", "--file=-", f"--directory={source}", *OPTIONS, "--files-from=-"]
     length = 0
     own = out if relay.is_file(out) else None
     with (
         progress.shown(f"reading {source}", size) as advance,
-        process.started(command, stdin=process.PIPE, stdout=own, on_line=complaints.add) as tar,
-        feeding(tar, names, source) as feeder,
+        guarded.opened(source) as tree,
+        process.started(
+            ["tar", "--create", "--file=-", f"--directory={tree.path}", *OPTIONS, "--files-from=-"],
+            stdin=process.PIPE,
+            stdout=own,
+            kept=[tree.top],
+            on_line=complaints.add,
+        ) as tar,
+        feeding(tar, names, tree.top) as feeder,
     ):
         digest = Steady(tar.process.pid)
         for block in relay.behind(tar, out) if own else relay.through_pipe(tar, out):
@@ -49,6 +57,8 @@ def write(source: str, names: BinaryIO, size: int, out: BinaryIO, problems: Prob
             advance(len(block))
         complaints.judge(tar)
         feeder.check()
+        for path in tree.replaced(names):
+            complaints.changed.add(os.fsdecode(path), "was replaced while it was read")
     unread = (*problems.found, *complaints.unread.found)
     left_out = problems.left_out + complaints.unread.left_out + complaints.changed.left_out
     sha256, content = digest.end()

@@ -8,14 +8,16 @@ again when tar is certainly done with it.
 import os
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from typing import BinaryIO
 
 from btw_backup import flushing
 from btw_backup.errors import FatalUserError
 from btw_backup.process import Child
 from btw_backup.sources import cache
+from btw_backup.sources.listing import Item, items
 
 AHEAD = 64 << 20
 """How many bytes of content may be asked for before tar has delivered them."""
@@ -31,15 +33,15 @@ _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXE
 
 
 class Feeder:
-    """Feeds tar from the open list `names` of `tree.line_of` items, below the folder `source`, in a thread.
+    """Feeds tar from the open list `names` of `listing.Item`, below the open folder `top`, in a thread.
 
     `pipe` is the writing end of tar's standard input, which is closed at the end. `delivered` has to be told what tar
     delivered.
     """
 
-    def __init__(self, names: BinaryIO, source: str, pipe: int) -> None:
+    def __init__(self, names: BinaryIO, top: int, pipe: int) -> None:
         self._names = names
-        self._source = os.open(source, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._top = top
         self._pipe = pipe
         self._asked = 0
         self._fed = 0
@@ -64,7 +66,6 @@ class Feeder:
             self._moved.notify()
         self._thread.join()
         self._let_go(passed=self._fed)
-        os.close(self._source)
 
     def check(self) -> None:
         """Raise `FatalUserError` if the list could not be fed to its end."""
@@ -74,12 +75,12 @@ class Feeder:
     def _run(self) -> None:
         try:
             with open(self._pipe, "wb") as pipe:
-                for size, path in _items(self._names):
+                for size, path, name in _named(items(self._names)):
                     if self._stopped:
                         return
                     if size:
                         self._ask_for(path, min(size, FIRST), pipe)
-                    self._fed += pipe.write(b"./" + path + b"\0")
+                    self._fed += pipe.write(b"./" + name + b"\0")
                     self._let_go(passed=self._fed - PASSED)
         except BrokenPipeError:
             pass  # tar ended early: its own status says why
@@ -95,7 +96,7 @@ class Feeder:
                 self._asked = min(self._asked, self._delivered + AHEAD)
         self._asked += size
         try:
-            file = os.open(path, _FLAGS, dir_fd=self._source)
+            file = os.open(path, _FLAGS, dir_fd=self._top)
         except OSError:
             return  # gone or changed: tar will say so
         try:
@@ -112,7 +113,7 @@ class Feeder:
         while self._fresh and self._fresh[0][0] < passed:
             _, path = self._fresh.popleft()
             try:
-                file = os.open(path, _FLAGS, dir_fd=self._source)
+                file = os.open(path, _FLAGS, dir_fd=self._top)
             except OSError:
                 continue
             flushing.let_go(file)
@@ -120,19 +121,23 @@ class Feeder:
 
 
 @contextmanager
-def feeding(child: Child, names: BinaryIO, source: str) -> Iterator[Feeder]:
+def feeding(child: Child, names: BinaryIO, top: int) -> Iterator[Feeder]:
     """Feed `child` while the block lasts."""
-    feeder = Feeder(names, source, child.take_stdin())
+    feeder = Feeder(names, top, child.take_stdin())
     try:
         yield feeder
     finally:
         feeder.stop()
 
 
-def _items(names: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    rest = b""
-    while block := names.read(1 << 16):
-        *items, rest = (rest + block).split(b"\0")
-        for item in items:
-            size, _, path = item.partition(b"/")
-            yield int(size), path
+def _named(found: Iterable[Item]) -> Iterator[tuple[int, bytes, bytes]]:
+    """The size and path of each item, and the name that tar gets: a folder with something below it is ``folder/.``.
+
+    So it cannot be taken for what came to its place: there must not be, say, a link with something below it.
+    """
+    before = None
+    for item in chain(found, (None,)):
+        if before:
+            holds = before.identity and before.path and item and item.path.startswith(before.path + b"/")
+            yield before.size, before.path, before.path + b"/." if holds else before.path
+        before = item

@@ -1,7 +1,6 @@
 """A tree as a source: our walker says what there is, the program tar writes the archive of it."""
 
 import hashlib
-import os
 import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -14,6 +13,7 @@ from btw_backup.log import debug
 from btw_backup.sources import Fingerprint, Produced
 from btw_backup.sources.ahead import LookAhead, socket_of
 from btw_backup.sources.filesystem import has_reliable_times
+from btw_backup.sources.listing import line_of
 from btw_backup.sources.memory import ENCODING, Looks, Memory, Remembered, anonymous_file, unpacked
 from btw_backup.sources.rules import Rules
 from btw_backup.sources.walk import Problems, walk
@@ -139,12 +139,6 @@ class Tree:
         from btw_backup import process  # noqa: PLC0415 - as above
 
         return {"tar": process.run(["tar", "--version"]).split(b"\n")[0].decode()}
-
-
-def line_of(path: bytes, status: os.stat_result) -> bytes:
-    """An item of the list of names: the size of a regular file that has content, else 0, and the path."""
-    size = status.st_size if stat.S_ISREG(status.st_mode) and status.st_blocks else 0
-    return b"%d/%s\0" % (size, path)
 
 
 def _flush(write: Callable[[bytes], Any], parts: list[bytes]) -> None:

@@ -7,6 +7,7 @@ anew from front to back: so a file whose versions do not go down from line to li
 import ctypes
 import os
 import random
+import stat
 import threading
 import time
 from pathlib import Path
@@ -38,6 +39,9 @@ class Mutator:
         (top / "still").write_bytes(text(7))
         (top / "swapped").write_bytes(text(0))
         (top / "comes and goes").mkdir()
+        (top / "swapped folder").mkdir()
+        for number in range(FILES):
+            (top / "swapped folder" / f"file {number}").write_bytes(text(0))
         self.errors: list[BaseException] = []
 
     def __enter__(self) -> Self:
@@ -64,10 +68,12 @@ class Mutator:
     def _change(self, version: int) -> None:
         if version % 10 == 0:
             self._overtake(version)
-        style = self._chance.choice((*STYLES, "swapped", "comes and goes"))
+        style = self._chance.choice((*STYLES, "swapped", "swapped folder", "comes and goes"))
         path = self._top / f"{style} {self._chance.randrange(FILES)}"
         if style == "swapped":
             self._swap()
+        elif style == "swapped folder":
+            self._swap_folder()
         elif style == "comes and goes":
             self._come_or_go(version)
         elif style == "replaced":
@@ -100,21 +106,35 @@ class Mutator:
                 file.write(line(version) * (LARGE // LINE // 16))
 
     def _swap(self) -> None:
-        """A file, a link to a secret and a pipe in the place of one another."""
+        """A file, a link to a secret, a pipe, a folder and a device in the place of one another."""
         other = self._top.with_name("other")
         if not os.path.lexists(other):
-            kind = self._chance.choice(("link", "fifo", "folder"))
+            kind = self._chance.choice(("link", "fifo", "folder", "device"))
             if kind == "link":
                 other.symlink_to(self._top.with_name("secret"))
             elif kind == "fifo":
                 os.mkfifo(other)
+            elif kind == "device":
+                os.mknod(other, 0o600 | stat.S_IFCHR, os.makedev(1, 5))  # zeros without end
             else:
                 other.mkdir()
         path = self._top / "swapped"
-        here = -100
-        ctypes.CDLL(None).renameat2(here, os.fsencode(other), here, os.fsencode(path), RENAME_EXCHANGE)
+        _exchange(other, path)
         if not (other.is_file() and not other.is_symlink()) and path.is_file() and not path.is_symlink():
             other.rmdir() if other.is_dir() and not other.is_symlink() else other.unlink()
+
+    def _swap_folder(self) -> None:
+        """A folder, and a link to one outside with secrets under the same names, in the place of one another, and most
+        often back again at once."""
+        outside, other = self._top.with_name("outside"), self._top.with_name("other folder")
+        if not outside.exists():
+            outside.mkdir()
+            for number in range(FILES):
+                (outside / f"file {number}").write_text("secret")
+            other.symlink_to(outside)
+        for _ in range(self._chance.randint(1, 20)):
+            _exchange(other, self._top / "swapped folder")
+            time.sleep(self._chance.random() / 2000)
 
     def _come_or_go(self, version: int) -> None:
         path = self._top / "comes and goes" / f"{self._chance.randrange(5)}"
@@ -122,6 +142,11 @@ class Mutator:
             path.unlink()
         else:
             path.write_bytes(text(version))
+
+
+def _exchange(one: Path, other: Path) -> None:
+    here = -100
+    ctypes.CDLL(None).renameat2(here, os.fsencode(one), here, os.fsencode(other), RENAME_EXCHANGE)
 
 
 def line(version: int) -> bytes:
