@@ -15,7 +15,7 @@ from btw_backup import files, log, records
 from btw_backup.clock import STAMP, moment_of, stamp_of, utc_now
 from btw_backup.configuration.jobs import Job
 from btw_backup.entries import Entry
-from btw_backup.errors import Damaged, NotFound, ProgramFailed
+from btw_backup.errors import TRY_ANOTHER, Damaged, NotFound, ProgramFailed
 from btw_backup.keepers import (
     Content,
     Kept,
@@ -58,7 +58,7 @@ class Rdiff:
         _sweep(place)
         repository = _continuable(place, owe)
         found = records.joined(list(self.find(place)), place.folder)
-        latest = unchanged.latest_of(place, found)
+        latest = unchanged.latest_of(place, found) if repository else None  # one that is set aside tells nothing
         if repository and (_full_is_due(job, source, repository) or _is_marked(repository, found)):
             repository = None
         run = Run(self.name, source, place, owe)
@@ -80,22 +80,29 @@ class Rdiff:
     @contextmanager
     def open(self, backup: Backup) -> Iterator[BinaryIO]:
         """The file as it was at a session. Contract: `keepers.Keeper.open`. Reads only, and starts no program."""
-        repository = rdiff_repository.read(backup.path)
-        session = _session(repository, backup) if repository else None
-        if repository is None or session is None:
-            raise NotFound(f"there is no backup {backup.address}")
+        repository, session = _session_of(backup)
         stored = repository.stored(session)
-        with (
-            rdiff_delta.opened(repository.layers(session)) as stream,
-            verified(stream, backup, length=stored.size, sha1=stored.sha1) as checked,
-        ):
-            yield checked
+        try:
+            with (
+                rdiff_delta.opened(repository.layers(session)) as stream,
+                verified(stream, backup, length=stored.size, sha1=stored.sha1) as checked,
+            ):
+                yield checked
+        except Damaged as error:
+            if why := repository.missing_increment(session):
+                raise Damaged(f"{backup.address} is damaged: {why}", TRY_ANOTHER) from error
+            raise
 
     def members(
         self, backup: Backup, wanted: Wanted, report: Report, advance: Advance
     ) -> AbstractContextManager[Iterator[tuple[Entry, Content]]]:
         """Contract: `keepers.Keeper.members`."""
         return members_of(self.open(backup), wanted, report, advance)
+
+    def prove_restorable(self, backup: Backup) -> None:
+        """Raises `Damaged` unless all is whole that `open` does not need, and rdiff-backup does to restore `backup`."""
+        repository, session = _session_of(backup)
+        repository.prove(session)
 
     def _found(self, place: Place, record: Record) -> Backup:
         path = place.folder / record.full
@@ -133,11 +140,15 @@ def _stamp(session: int) -> str:
     return stamp_of(datetime.fromtimestamp(session, UTC))
 
 
-def _session(repository: Repository, backup: Backup) -> int | None:
-    """The time of the session that `backup` is."""
-    if backup.stamp == backup.full:
-        return repository.sessions[0]
-    return next((session for session in repository.sessions[1:] if _stamp(session) == backup.stamp), None)
+def _session_of(backup: Backup) -> tuple[Repository, int]:
+    """The repository of `backup`, and the time of the session that it is."""
+    repository = rdiff_repository.read(backup.path)
+    if repository:
+        first, *later = repository.sessions
+        found = [first] if backup.stamp == backup.full else [one for one in later if _stamp(one) == backup.stamp]
+        if found:
+            return repository, found[0]
+    raise NotFound(f"there is no backup {backup.address}")
 
 
 def _full_is_due(job: Job, source: Source, repository: Repository) -> bool:

@@ -142,6 +142,22 @@ def opened(layers: Sequence[Layer]) -> Iterator[BinaryIO]:
         yield cast(BinaryIO, io.BufferedReader(_Pieces(origins, pieces), _BLOCK))
 
 
+def prove_whole(path: Path) -> None:
+    """Raises `Damaged` unless the file at `path` is gzip from its first byte to its last, the trailer.
+
+    Whoever reads a delta to its last command does not come to the trailer; rdiff-backup does, and fails there, or takes
+    what is behind it for all there is.
+    """
+    unpacked = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+    with _damage_named(path), _opened(path) as file:
+        while not unpacked.eof and (block := unpacked.unconsumed_tail or file.read(_BLOCK)):
+            unpacked.decompress(block, _BLOCK)
+        if not unpacked.eof:
+            raise Damaged("its end is missing")
+        if unpacked.unused_data or file.read(1):
+            raise Damaged("something is behind its end")
+
+
 def _folded(basis: Sequence[Piece], commands: Iterator[Piece], path: Path) -> list[Piece]:
     """What `commands` make of `basis`, in which a copy is a piece of origin -1."""
     starts = [0]

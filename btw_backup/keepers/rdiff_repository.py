@@ -12,9 +12,10 @@ import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
+from btw_backup.clock import stamp_of
 from btw_backup.errors import Damaged
 from btw_backup.keepers import rdiff_delta
 from btw_backup.keepers.rdiff_delta import Layer
@@ -22,6 +23,10 @@ from btw_backup.keepers.rdiff_delta import Layer
 _BLOCK = 1 << 18
 DATA = "rdiff-backup-data"
 TEMPORARY = "rdiff-backup.tmp."
+_ATTRIBUTES = ("extended_attributes", "access_control_lists", "win_access_control_lists")
+"""What rdiff-backup also writes a list of for each session, if it was installed with what it needs for that."""
+
+_ILLEGIBLE = (OSError, EOFError, zlib.error, ValueError, KeyError)
 _DATED = re.compile(
     r"(?P<base>.+)\.(?P<day>\d{4}-\d\d-\d\d)T(?P<time>\d\d[:-]\d\d[:-]\d\d)(?P<zone>Z|[+-]\d\d[:-]\d\d)"
     r"\.(?P<type>snapshot|diff|dir|missing|data)(?P<compressed>\.gz)?",
@@ -91,14 +96,36 @@ class Repository:
         if self.interrupted:
             return "its last session was interrupted"
         try:
+            self.prove_metadata(self.sessions[-1])
             mirror, stored = self.mirror, self.stored(self.sessions[-1])
         except Damaged as error:
             return error.message
+        except OSError as error:
+            return f"its metadata cannot be read: {error.strerror}"
         if mirror is None or mirror.name != stored.name:
             return "its newest file is missing"
         if stored.size not in (None, mirror.stat().st_size):
             return "its newest file is not as long as it was"
         return ""
+
+    def prove(self, session: int) -> None:
+        """Raises `Damaged` unless all is whole that rdiff-backup restores `session` from. What the increments hold, and
+        the newest file, is not looked at: reading the content proves them."""
+        self.prove_metadata(session)
+        for layer in self.layers(session):
+            if layer.compressed:
+                rdiff_delta.prove_whole(layer.path)
+
+    def prove_metadata(self, session: int) -> None:
+        """Raises `Damaged` unless all is whole that tells rdiff-backup of `session`: our own restore does without."""
+        needed = self._metadata(session)
+        if not needed or needed[0].type != "snapshot":
+            of = _told(self.sessions[-1] if needed else session)
+            raise Damaged(f"{self.path / DATA}: the mirror_metadata of {of} is missing")
+        needed += [dated for dated in self.data if dated.base in _ATTRIBUTES and dated.time == session]
+        for dated in needed:
+            if dated.compressed:
+                rdiff_delta.prove_whole(dated.path)
 
     def stored(self, session: int) -> Stored:
         """The file that the repository held at `session`."""
@@ -106,7 +133,7 @@ class Repository:
         try:
             for layer in self._metadata(session):
                 found.update(_entries(layer))
-        except (OSError, EOFError, zlib.error, ValueError, KeyError):
+        except _ILLEGIBLE:
             found = {}  # the file itself may be well, and the record tells
         files = [stored for stored in found.values() if stored.mtime is not None]
         if len(files) == 1:
@@ -121,8 +148,7 @@ class Repository:
     def layers(self, session: int) -> list[Layer]:
         """What the file's state at `session` is made of, to be opened by `rdiff_delta.opened`."""
         stored = self.stored(session)
-        increments = [i for i in _dated(self.path / DATA / "increments") if i.base == stored.name and i.time >= session]
-        increments.sort(key=lambda increment: -increment.time)
+        increments = self._increments(stored.name, session)
         if self.interrupted:
             increments = [i for i in increments if i.time < self.markers[0] or self._replaced()]
         chain = [Layer(self.path / stored.name)]
@@ -131,6 +157,26 @@ class Repository:
             if increment.type != "missing":  # at that time there was another file, or none
                 chain = [*chain, layer] if layer.delta else [layer]
         return chain
+
+    def missing_increment(self, session: int) -> str:
+        """Says which increment is missing without which the state at `session` is not right; "" if that is not certain.
+
+        There is one for each session after which the file changed, by the digests in the metadata; of others there may
+        be none.
+        """
+        known, name, later = self._known(session), self.stored(session).name, ""
+        there = {increment.time for increment in self._increments(name, session)}
+        found: dict[str, Stored] = {}
+        for time in reversed([time for time in self.sessions if time >= session]):
+            try:
+                found = {**({} if known[time].type == "snapshot" else found), **dict(_entries(known[time]))}
+            except _ILLEGIBLE:
+                found = {}
+            sha1 = found[name].sha1 if name in found else ""
+            if sha1 and later and sha1 != later and time not in there:
+                return f"{self.path / DATA / 'increments'}: the increment of {name} of {_told(time)} is missing"
+            later = sha1
+        return ""
 
     def sha1_of_mirror(self) -> str:
         """The digest of the file as it is now, by reading it; "" if there is none."""
@@ -148,19 +194,29 @@ class Repository:
         before = self.stored(self.markers[0])
         return bool(before.sha1) and self.sha1_of_mirror() != before.sha1
 
+    def _increments(self, name: str, since: int) -> list[Dated]:
+        """Those of the file `name`, of the sessions from `since` on, the newest first."""
+        found = [i for i in _dated(self.path / DATA / "increments") if i.base == name and i.time >= since]
+        return sorted(found, key=lambda increment: -increment.time)
+
     def _metadata(self, session: int) -> list[Dated]:
         """The files that tell of `session`, the newest first: a whole list, then what was different before."""
-        known: dict[int, Dated] = {}
-        for dated in self.data:
-            if dated.base == "mirror_metadata" and dated.time >= session:
-                other = known.get(dated.time)  # an interrupted session may have left half a diff beside the snapshot
-                known[dated.time] = other if other and other.type == "snapshot" else dated
+        known = self._known(session)
         needed: list[Dated] = []
         for _, dated in sorted(known.items()):
             needed.append(dated)
             if dated.type == "snapshot":
                 break
         return needed[::-1] if session in known else []
+
+    def _known(self, since: int) -> dict[int, Dated]:
+        """The one file for each session from `since` on that tells of it."""
+        known: dict[int, Dated] = {}
+        for dated in self.data:
+            if dated.base == "mirror_metadata" and dated.time >= since:
+                other = known.get(dated.time)  # an interrupted session may have left half a diff beside the snapshot
+                known[dated.time] = other if other and other.type == "snapshot" else dated
+        return known
 
 
 def read(path: Path) -> Repository | None:
@@ -205,6 +261,10 @@ def _entries(metadata: Dated) -> Iterator[tuple[str, Stored]]:
             )
         elif known.get("Type") == "None":
             yield _unquoted(name), Stored(_unquoted(name))
+
+
+def _told(session: int) -> str:
+    return stamp_of(datetime.fromtimestamp(session, UTC))
 
 
 def _unquoted(name: str) -> str:

@@ -90,6 +90,10 @@ def lacking(store: ChunkStore, backup: Backup, names: Collection[str]) -> set[st
 
 def _read_through(backup: Backup, advance: Advance) -> None:
     try:
+        if backup.keeper == "rdiff":
+            from btw_backup.keepers.rdiff import Rdiff  # noqa: PLC0415 - as in `listing`
+
+            Rdiff().prove_restorable(backup)
         with listing.keeper_of(backup).open(backup) as stream:
             while piece := stream.read(PIECE):
                 advance(len(piece))
