@@ -56,9 +56,11 @@ class Rdiff:
     def keep(self, job: Job, source: Source, place: Place, owe: Owe, *, reread: bool) -> Kept:
         """Contract: `keepers.Keeper.keep`."""
         _sweep(place)
-        repository = _continuable(place, owe)
+        newest = max(_repositories(place), key=lambda found: found.path.name, default=None)
+        repository = _continuable(newest, place, owe) if newest else None
         found = records.joined(list(self.find(place)), place.folder)
-        latest = unchanged.latest_of(place, found) if repository else None  # one that is set aside tells nothing
+        trusted = repository or (newest and newest.interrupted)  # what a damaged one holds is stored anew
+        latest = unchanged.latest_of(place, found) if trusted else None
         if repository and (_full_is_due(job, source, repository) or _is_marked(repository, found)):
             repository = None
         run = Run(self.name, source, place, owe)
@@ -169,14 +171,13 @@ def _is_marked(repository: Repository, found: Sequence[Backup]) -> bool:
     return any(not backup.valid for backup in found if backup.full == repository.path.name)
 
 
-def _continuable(place: Place, owe: Owe) -> Repository | None:
-    """The newest repository, mended if its last session was interrupted; None if it must not be added to.
+def _continuable(repository: Repository, place: Place, owe: Owe) -> Repository | None:
+    """The newest `repository`, mended if its last session was interrupted; None if it must not be added to.
 
     rdiff-backup itself cannot repair an interrupted second session as long as its folder ``increments`` is empty, and
     then refuses every later one (measured: 27 of 119 moments). Such a repository stays as it is: its markers tell.
     """
-    repository = max(_repositories(place), key=lambda found: found.path.name, default=None)
-    if repository is None or not (why := repository.problem()):
+    if not (why := repository.problem()):
         return repository
     if repository.interrupted and repository.has_increments:
         try:
