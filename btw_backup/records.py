@@ -66,7 +66,8 @@ class Backup:
     """One backup in a dst, as a keeper found it.
 
     `path` is its file, or its rdiff-backup repository; `full` the stamp of the full that it depends on, its own for a
-    full; `name` what ``list`` prints; `record` None if it was made by the old script, or its record is lost.
+    full; `name` what ``list`` prints; `record` None if it was made by the old script, or its record is lost. `doubt`
+    says why what is at the place of its record is none of its own; nobody knows what it was then, and it is not valid.
     """
 
     dst: str
@@ -78,6 +79,7 @@ class Backup:
     full: str
     record: Record | None = None
     valid: bool = True
+    doubt: str = ""
 
     @property
     def address(self) -> str:
@@ -133,7 +135,7 @@ def parsed(content: bytes, where: str) -> Record:
 def next_sequence(place: Path) -> int:
     """The sequence number of the next backup in the dst `place`: one more than that of the youngest that can be read,
     so that a run costs the same however many there are."""
-    young = (_read_if_any(place / FOLDER, stamp) for stamp in sorted(stamps(place), reverse=True))
+    young = (_read_if_any(place / FOLDER, stamp)[0] for stamp in sorted(stamps(place), reverse=True))
     return 1 + next((record.sequence for record in young if record), 0)
 
 
@@ -150,13 +152,13 @@ def _names(folder: Path) -> list[str]:
         return []
 
 
-def _read_if_any(folder: Path, stamp: str) -> Record | None:
-    path = f"{folder}/{stamp}.json"
+def _read_if_any(folder: Path, stamp: str) -> tuple[Record | None, str]:
+    """The record of `stamp`, or why what is there is none; "" if nothing is."""
+    path = folder / f"{stamp}.json"
     try:
-        record = parsed(sealed.read(path), path)
-    except (OSError, Damaged):
-        return None
-    return record if record.stamp == stamp else None
+        return read(path), ""
+    except Damaged as error:
+        return None, error.message if os.path.lexists(path) else ""
 
 
 def joined(backups: Iterable[Backup], place: Path, folder: str = FOLDER) -> list[Backup]:
@@ -170,13 +172,16 @@ def is_valid(backup: Backup, place: Path) -> bool:
 
 
 def recorded(backup: Backup | None, place: Path) -> Backup | None:
-    """`backup` with its record, if there is one."""
-    return joined([backup], place)[0] if backup else None
+    """`backup` with its record, if there is one; None if what is there is none: nothing is built on such a backup."""
+    found = joined([backup], place)[0] if backup else None
+    return None if found and found.doubt else found
 
 
 def joining(backups: Iterable[Backup], place: Path, folder: str = FOLDER) -> Iterator[Backup]:
     """As `joined`, one after the other: a record is in memory as long as the caller keeps it."""
     there = frozenset(_names(place / folder))
     for backup in sorted(backups, key=lambda backup: (backup.stamp, backup.name)):
-        record = _read_if_any(place / folder, backup.stamp) if f"{backup.stamp}.json" in there else None
-        yield replace(backup, record=record, valid=backup.stamp + DAMAGED not in there)
+        known = f"{backup.stamp}.json" in there
+        record, doubt = _read_if_any(place / folder, backup.stamp) if known else (None, "")
+        valid = not doubt and backup.stamp + DAMAGED not in there
+        yield replace(backup, record=record, valid=valid, doubt=doubt)

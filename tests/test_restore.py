@@ -541,3 +541,85 @@ def test_what_a_restore_left_that_died_is_gone_whosever_it_is(btw: Installation,
     btw("restore", "t", tmp_path / "out", "--into", "--force")
     assert not left.exists()
     assert tree_differences(source, tmp_path / "out") == ""
+
+
+def exchange(one: Path, other: Path) -> None:
+    """Let two files have each other's name."""
+    if one != other:
+        one.rename(one.with_name("x"))
+        other.rename(one)
+        one.with_name("x").rename(other)
+
+
+def two_exchanged(btw: Installation, dst: str) -> list[str]:
+    """The addresses of two backups, after each was given the other's name, with its record."""
+    rows = json.loads(btw("--json", "list", dst).out)
+    one, other = (row["stamp"] for row in rows)
+    for folder in (btw.root / dst, btw.root / dst / ".records"):
+        pairs = zip(sorted(folder.glob(f"{one}*")), sorted(folder.glob(f"{other}*")), strict=False)
+        for path, another in list(pairs):
+            exchange(path, another)
+    return [f"{dst}@{one}", f"{dst}@{other}"]
+
+
+@pytest.mark.parametrize("type_", ["tar", "rdiff", "chunks"])
+def test_F30_a_tree_that_has_the_name_of_another_with_its_record(
+    btw: Installation, source: Path, tmp_path: Path, type_: str
+) -> None:
+    btw.tree(source, type_)
+    btw("fs", source, "d/t")
+    (source / "new").write_text("new")
+    btw("fs", source, "d/t")
+    for number, address in enumerate(two_exchanged(btw, "d/t")):
+        ended = btw("restore", address, f"out{number}", status=5)
+        assert f"{address[4:]}.json is of another backup" in ended.err and "marked" not in ended.err
+        assert not (tmp_path / f"out{number}").exists() and (tmp_path / f"out{number}.damaged/etc").is_dir()
+        (tmp_path / f"into{number}").mkdir()
+        (tmp_path / f"into{number}/mine").write_text("mine")
+        assert "is of another backup" in btw("restore", "--into", address, f"into{number}", status=5).err
+        assert os.listdir(tmp_path / f"into{number}") == ["mine"]
+    assert btw("list", "d/t").out.count("(not valid)") == 2
+    btw("scrub", status=5)
+    (source / "more").write_text("more")
+    btw("fs", source, "d/t")
+    btw("restore", "d/t", "out")
+    assert tree_differences(source, tmp_path / "out") == ""
+
+
+@pytest.mark.parametrize("type_", ["file", "chunks"])
+def test_F30_a_stream_that_has_the_name_of_another_with_its_record(
+    btw: Installation, tmp_path: Path, type_: str
+) -> None:
+    (tmp_path / "in").write_text("one")
+    btw("command-init", "--type", type_, "c", "--", "cat", tmp_path / "in")
+    btw("command", "c", "d/c")
+    (tmp_path / "in").write_text("other")
+    btw("command", "c", "d/c")
+    for number, address in enumerate(two_exchanged(btw, "d/c")):
+        ended = btw("restore", address, f"out{number}", status=5)
+        assert f"{address[4:]}.json is of another backup" in ended.err
+        assert not (tmp_path / f"out{number}").exists()
+        assert (tmp_path / f"out{number}.damaged").read_text() == ("other", "one")[number]
+        assert "is of another backup" in btw("restore", address, "-", status=5).err
+    assert btw("list", "d/c").out.count("(not valid)") == 2
+    btw("scrub", status=5)
+
+
+def test_what_no_record_tells_of_is_compared_with_nothing(btw: Installation, tmp_path: Path) -> None:
+    """A backup whose record is illegible does not come back as it was; so the next run makes another one."""
+    (tmp_path / "in").write_text("one")
+    btw("command-init", "--type", "file", "c", "--", "cat", tmp_path / "in")
+    btw("command", "c", "c")
+    (record,) = (btw.root / "c" / ".records").glob("*.json")
+    record.write_bytes(record.read_bytes().replace(b'"status": 0', b'"status": 3'))
+    assert "cannot be read: its checksum" in btw("restore", "c", "out", status=5).err
+    btw("command", "c", "c")
+    btw("restore", "c", "out")
+    assert (tmp_path / "out").read_text() == "one"
+
+
+def test_a_backup_of_the_old_script_needs_no_record(btw: Installation, kept: Path, tmp_path: Path) -> None:
+    old_archive(btw, kept, "old")
+    ended = btw("restore", "old", "out")
+    assert (ended.out, ended.err) == ("", "")
+    assert "(not valid)" not in btw("list", "old").out

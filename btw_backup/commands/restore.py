@@ -143,7 +143,7 @@ def _found(place: Place, spec: str) -> Backup:
     if backup.stamp != spec and STAMP.fullmatch(spec) and (place.folder / FOLDER / f"{spec}.json").exists():
         hint = "the one before it is " + backup.address
         raise Damaged(f"{place.dst}@{spec} is gone: there is nothing but its record", hint)
-    if not backup.valid:
+    if not (backup.valid or backup.doubt):
         warn(f"{backup.address} is marked as damaged", "list shows the others")
     return backup
 

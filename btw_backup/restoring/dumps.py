@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from btw_backup import files, flushing, log, progress
-from btw_backup.errors import Damaged, FatalUserError, NotFound, WouldOverwrite
+from btw_backup.errors import TRY_ANOTHER, Damaged, FatalUserError, NotFound, WouldOverwrite
 from btw_backup.keepers import Keeper
 from btw_backup.records import Backup
 from btw_backup.restoring import staging
@@ -77,7 +77,10 @@ def to_database(keeper: Keeper, backup: Backup, name: str, *, connection: str, f
 
 @contextmanager
 def _opened(keeper: Keeper, backup: Backup, what: str) -> Iterator[BinaryIO]:
-    """The plain stream of `backup`, read ahead, with progress."""
+    """The plain stream of `backup`, read ahead, with progress. The end of the block raises `Damaged` if nobody knows
+    what it was."""
     total = backup.record.length if backup.record else None
     with progress.shown(what, total) as advance, keeper.open(backup) as stream, read_ahead(stream, advance) as ahead:
         yield ahead
+    if backup.doubt:
+        raise Damaged(f"{backup.address} is damaged: {backup.doubt}", TRY_ANOTHER)
