@@ -12,7 +12,7 @@ from btw_backup.keepers import Kept, Place, unchanged
 from btw_backup.offsite import sync
 from btw_backup.records import Backup
 from btw_backup.running import Running
-from btw_backup.scrub import error_of
+from btw_backup.scrub import error_of, known
 from btw_backup.scrub.announced import Announced
 from btw_backup.sources import Produced, Source
 
@@ -47,6 +47,7 @@ def back_up(
     else:
         if run:
             run.kept = kept
+        known.note(general["ROOT_PATH"], [place.dst])
         problems.extend(_shortcomings(source, kept))
         if alarm:
             problems.append(Incomplete(alarm, "it is kept as it is now; is a disk missing?"))

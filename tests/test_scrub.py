@@ -862,3 +862,53 @@ def test_swapped_manifests_restore_nothing(btw: Installation, source: Path, tmp_
     btw("fs", source, "t")
     btw("restore", "t", "out")
     assert tree_differences(source, tmp_path / "out") == ""
+
+
+def test_F29_a_destination_that_is_gone(everything: Installation) -> None:
+    btw = everything
+    shutil.rmtree(btw.root / "hosts" / "tar")
+    ended = btw("scrub", status=5)
+    assert "dst hosts/tar: its folder is gone" in ended.out and "--forget hosts/tar" in ended.err
+    for scope in ("hosts", "hosts/tar"):
+        (found,) = scrubbed(btw, scope)
+        assert (found["thing"], found["name"], found["backups"]) == ("dst", "hosts/tar", [])
+    assert scrubbed(btw, "hosts/rdiff", status=0) == []
+    shutil.rmtree(btw.root / "hosts")
+    shutil.rmtree(btw.root / "t")
+    assert [one["name"] for one in scrubbed(btw)] == ["hosts/rdiff", "hosts/tar", "t"]
+    assert "gone with all backups: hosts/rdiff, hosts/tar, t" in btw("scrub", status=5).err
+    btw("cleanup", "--forget", "hosts/rdiff", "--forget", "t")
+    assert [one["name"] for one in scrubbed(btw)] == ["hosts/tar"]
+    btw("fs", btw.top / "source", "hosts/tar")
+    btw("scrub")
+
+
+def test_F29_a_destination_that_was_emptied_is_not_missed(everything: Installation) -> None:
+    btw = everything
+    btw("rm", "--force", "hosts/tar@all", "hosts/rdiff@all")
+    btw("scrub")
+    btw("cleanup", "--grace", "0")
+    btw("scrub")
+    shutil.rmtree(btw.root / "hosts")
+    btw("scrub")
+
+
+def test_F29_who_does_not_know_of_a_destination_does_not_miss_it(everything: Installation) -> None:
+    """As after an update; then a scrub gets to know what there is. A list that was changed is damage."""
+    btw = everything
+    path = btw.root / ".btw-backup-dsts"
+    before = path.read_bytes()
+    path.unlink()
+    (btw.root / "hosts" / "rdiff").rename(btw.top / "gone")
+    assert btw("scrub").err == ""
+    (btw.top / "gone").rename(btw.root / "hosts" / "rdiff")
+    btw("fs", btw.top / "tree", "t")
+    btw("scrub", "t")
+    assert path.read_bytes() != before
+    btw("scrub")
+    assert path.read_bytes() == before
+    flip(path)
+    btw("fs", btw.top / "tree", "t")
+    assert "it was written anew" in btw("scrub", status=5).out
+    btw("scrub")
+    assert path.read_bytes() == before

@@ -9,7 +9,7 @@ It may be interrupted at any moment, and run while backups are made: those wait 
 If a manifest cannot be read no chunk is removed, because nobody knows which ones it needs: status 5. The same if it is
 lost, and only the record says that there was one: import --from a target brings it back. The same if a DST that had
 backups at the last cleanup is not there at all: is its disk mounted? If it is gone on purpose: --forget DST, or for a
-single backup --forget DST@STAMP.
+single backup --forget DST@STAMP; scrub does not miss it any more, either.
 
 If the clock is suddenly more than a month ahead, what was removed is kept for another GRACE, which is said; --grace 0
 frees it all the same.
@@ -35,6 +35,7 @@ from btw_backup.inventory.removal import Purged
 from btw_backup.keepers import Place
 from btw_backup.log import size_text
 from btw_backup.offsite import sync
+from btw_backup.scrub import known
 from btw_backup.store.chunks import ChunkStore
 
 
@@ -65,6 +66,7 @@ def run(context: Context, args: argparse.Namespace) -> None:
         problems.append(error)
         chunks = size = 0
     if not args.dry_run:
+        known.forget(context.root, args.forget)
         problems += _removed_offsite(context)
     size += sum(each.size for each in purged)
     backups = sum(each.backups for each in purged)

@@ -132,7 +132,7 @@ def _percent(text: str) -> float:
 
 def _line(row: Mapping[str, Any]) -> str:
     needed = ", ".join(row["backups"]) or "no backup"
-    whose = "" if row["thing"] in ("backup", "folder") else f"; it concerns {needed}"
+    whose = "" if row["thing"] in ("backup", "folder", "dst") else f"; it concerns {needed}"
     aside = f"; it was set aside: {row['evidence']}" if row["evidence"] else ""
     what = "" if row["name"] in row["why"] else f"{row['thing']} {row['name']}: "
     return printable(f"{what}{row['why']}{whose}{aside}")

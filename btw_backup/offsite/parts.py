@@ -17,7 +17,7 @@ from btw_backup.store.chunks import FOLDER, FORMAT_FILE
 LARGEST = 50000
 """The most files in a part: s3cmd needs about 2 KB of memory for each object that it lists."""
 
-_STAYS_HERE = (LOCK_NAME, ".btw-backup-id", ".fingerprint", ".scrub.json", TEMPORARY, REMOVED)
+_STAYS_HERE = (LOCK_NAME, ".btw-backup-id", ".btw-backup-dsts", ".fingerprint", ".scrub.json", TEMPORARY, REMOVED)
 """Beginnings of names that mean nothing on another machine."""
 
 

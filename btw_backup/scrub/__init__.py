@@ -13,7 +13,8 @@ SHOWN = 10
 class Found:
     """One thing that is not what was stored, and the addresses of the backups that need it.
 
-    `thing` is ``chunk``, ``backup``, ``record``, ``store`` or ``folder``; `evidence` is where the bad chunk is now.
+    `thing` is ``chunk``, ``backup``, ``record``, ``store``, ``folder`` or ``dst``; `evidence` is where the bad chunk is
+    now.
     """
 
     thing: str
@@ -38,10 +39,19 @@ class Scope:
 
 
 def error_of(found: Sequence[Found]) -> Damaged:
-    """The error that says which backups are concerned by what was found."""
+    """The error that says which backups are concerned by what was found, and which dsts are gone."""
     addresses = sorted({address for one in found for address in one.backups})
-    if not addresses:
+    gone = sorted(one.name for one in found if one.thing == "dst")
+    if not (addresses or gone):
         return Damaged("something is damaged, but no backup needs it")
-    shown = ", ".join(addresses[:SHOWN]) + (f" and {len(addresses) - SHOWN} more" if len(addresses) > SHOWN else "")
     what = "1 backup is damaged" if len(addresses) == 1 else f"{len(addresses)} backups are damaged"
-    return Damaged(f"{what}: {shown}", "make a backup now: it stores anew what the source still has")
+    parts = [f"{what}: {_shown(addresses)}"] if addresses else []
+    hint = "make a backup now: it stores anew what the source still has"
+    if gone:
+        parts.append(f"gone with all backups: {_shown(gone)}")
+        hint = f"import --from a target brings it back; if it was removed on purpose: cleanup --forget {gone[0]}"
+    return Damaged("; ".join(parts), hint)
+
+
+def _shown(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

@@ -9,7 +9,7 @@ from btw_backup import files, marks, progress
 from btw_backup.errors import Damaged
 from btw_backup.progress import Advance
 from btw_backup.records import Backup
-from btw_backup.scrub import Found, Scope, ledger
+from btw_backup.scrub import Found, Scope, known, ledger
 from btw_backup.scrub.judgement import judged, mark
 from btw_backup.scrub.ledger import Position
 from btw_backup.scrub.proof import Prover, chunks_needed, size_of, unsound, why_damaged
@@ -145,6 +145,8 @@ def _end(this: _Round, backups: list[Backup]) -> None:
             _prove_format(this)
             if this.store.chunks.is_dir() and any(backup.keeper == "chunks" for backup in backups):
                 _prove_rescue(this)
+    if not this.scope.dst:
+        _prove_known(this, {backup.dst for backup in backups})
     evidence.explain_healed(this.store)
 
 
@@ -167,6 +169,17 @@ def _prove_format(this: _Round) -> None:
             files.write_whole(path, format_text(FORMAT))
             end = "it was written anew"
         this.found.append(Found("store", str(path), f"{why}; {end}"))
+
+
+def _prove_known(this: _Round, dsts: set[str]) -> None:
+    """Look at what tells that a dst is gone, and add those that are there."""
+    root = this.store.folder.parent
+    try:
+        known.read(root)
+    except Damaged as error:
+        known.write(root, dsts)
+        this.found.append(Found("store", str(root / known.NAME), f"{error.message}; it was written anew"))
+    known.note(root, dsts)
 
 
 def _prove_rescue(this: _Round) -> None:

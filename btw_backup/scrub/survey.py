@@ -12,7 +12,7 @@ from btw_backup.errors import Damaged, NotFound
 from btw_backup.inventory import listing
 from btw_backup.keepers import Place
 from btw_backup.records import FOLDER, Backup
-from btw_backup.scrub import Found, Scope
+from btw_backup.scrub import Found, Scope, known
 from btw_backup.store.chunks import ChunkStore
 from btw_backup.store.salvage import MARKS
 
@@ -34,9 +34,13 @@ def survey(root: Path, scope: Scope) -> Survey:
     found: list[Found] = []
     top = places.place(root, scope.dst).folder if scope.dst else root
     if not top.is_dir():
+        if scope.spec == "all" and (found := _gone(root, scope.dst, set())):
+            return Survey([], found)
         raise NotFound(f"there is no {scope.dst} in {root}", "btw-backup list shows every destination")
     backups: list[Backup] = []
+    seen: set[str] = set()
     for place in [places.place(root, scope.dst)] if scope.spec != "all" else _all_places(root, top, found):
+        seen.add(place.dst)
         here, troubles = _settled(place, ChunkStore(root))
         if scope.spec != "all":
             here = specs.resolve(here, scope.spec, utc_now())
@@ -44,6 +48,8 @@ def survey(root: Path, scope: Scope) -> Survey:
             troubles = [trouble for trouble in troubles if addresses & set(trouble.backups)]
         backups += here
         found += troubles
+    if scope.spec == "all":
+        found += _gone(root, scope.dst, seen)
     if scope.dst and not (backups or found):
         raise NotFound(f"there are no backups in {scope.dst}", "btw-backup list shows every destination")
     return Survey(backups, found)
@@ -68,6 +74,16 @@ def _all_places(root: Path, top: Path, found: list[Found]) -> Iterator[Place]:
         folders[:] = sorted(name for name in folders if not name.startswith(".") and not STAMP.match(name))
         if has_any and folder != str(root):
             yield Place(os.path.relpath(folder, root), Path(folder))
+
+
+def _gone(root: Path, top: str, seen: set[str]) -> list[Found]:
+    """The dsts from `top` on that had backups, and that nobody has `seen` any more."""
+    try:
+        missing = sorted(set(known.read(root)) - seen)
+    except Damaged:
+        return []  # is said at the end
+    why = "its folder is gone with all its backups; is its disk mounted?"
+    return [Found("dst", dst, why) for dst in missing if not top or f"{dst}/".startswith(f"{top}/")]
 
 
 def _settled(place: Place, store: ChunkStore) -> tuple[list[Backup], list[Found]]:

@@ -1,0 +1,63 @@
+"""The dsts that had backups, so that a scrub can tell that one is gone: ``ROOT_PATH/.btw-backup-dsts``, sealed JSON.
+
+Every run that ends well notes its dst, and a scrub all that it meets; so whoever has no such file is told of nothing.
+"""
+
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+from btw_backup import files, locks, records, sealed
+from btw_backup.errors import Damaged, FatalUserError
+from btw_backup.inventory import listing
+from btw_backup.keepers import Place
+from btw_backup.log import debug
+from btw_backup.records import FOLDER
+
+NAME = ".btw-backup-dsts"
+FORMAT = 1
+
+_WAIT = 10.0
+"""Seconds that two who note something wait for each other."""
+
+
+def read(root: Path) -> list[str]:
+    """The dsts that are known. Raises `Damaged` if they cannot be read; what a newer version wrote tells nothing."""
+    try:
+        found = sealed.value_in(sealed.read(root / NAME))
+        return [str(dst) for dst in found["dsts"]] if found["format"] == FORMAT else []
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise Damaged(f"{root / NAME} cannot be read: {error}") from error
+
+
+def note(root: Path, dsts: Collection[str]) -> None:
+    """From now on `dsts` are known. What cannot be noted now is by the next run; a damaged list is left to scrub."""
+    _change(root, lambda known: known | set(dsts))
+
+
+def forget(root: Path, dsts: Collection[str]) -> None:
+    """`dsts` are gone on purpose, and so are those that have nothing left after all was removed from them."""
+    _change(root, lambda known: {dst for dst in known - set(dsts) if not _is_emptied(Place(dst, root / dst))})
+
+
+def write(root: Path, dsts: Collection[str]) -> None:
+    """Make `dsts` those that are known."""
+    files.write_whole(root / NAME, sealed.text_of({"format": FORMAT, "dsts": sorted(dsts)}))
+
+
+def _change(root: Path, change: Callable[[set[str]], set[str]]) -> None:
+    try:
+        known = set(read(root))
+        if change(known) != known:
+            with locks.lock(root, exclusive=True, wait=_WAIT):
+                write(root, change(set(read(root))))
+    except (FatalUserError, OSError) as error:
+        debug(f"cannot note in {root / NAME} which destinations there are: {error}")
+
+
+def _is_emptied(place: Place) -> bool:
+    """Whether it is there, with the folder of the records that were removed, and nothing else of any backup."""
+    return (place.folder / FOLDER).is_dir() and not any(
+        True for things in (records.stamps(place.folder), listing.found(place), listing.removed(place)) for _ in things
+    )
