@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 FOLDER = ".records"
 FORMAT = 1
 
+NEXT = ".next.json"
+"""Among the records, that of the backup which a run is about to give its name. If it dies then, the next one in the dst
+gives the record its own; so a backup of ours without any has lost it."""
+
 REMOVED = ".removed"
 """The folder of a dst where a removed backup lies, with its record and its mark, until a cleanup purges it."""
 
@@ -89,12 +93,35 @@ class Backup:
 
 def write(place: Path, record: Record, owner: tuple[int, int] | None = None) -> None:
     """Write the record into the dst `place`, owned by `owner`; it is there whole or not at all."""
+    _write(place, f"{record.stamp}.json", record, owner)
+
+
+def prepare(place: Path, record: Record, owner: tuple[int, int] | None = None) -> None:
+    """As `write`, before its backup gets its name: after that comes `complete`."""
+    _write(place, NEXT, record, owner)
+
+
+def complete(place: Path, stamp: str) -> None:
+    """Give the record that was prepared, of the backup at `stamp`, its name."""
+    files.publish(place / FOLDER / NEXT, place / FOLDER / f"{stamp}.json")
+
+
+def prepared(place: Path) -> Record | None:
+    """The record that was prepared, of a backup that may have got its name, or may not."""
+    path = place / FOLDER / NEXT
+    try:
+        return parsed(sealed.read(path), str(path))
+    except (OSError, Damaged):
+        return None
+
+
+def _write(place: Path, name: str, record: Record, owner: tuple[int, int] | None) -> None:
     folder = place / FOLDER
     if folder.is_symlink():
         raise FatalUserError(f"{folder} is a link", "look who put that there, and remove it")
     files.make_folder(folder)
     files.change_owner(folder, owner)
-    with files.published(folder / f"{record.stamp}.json") as out:
+    with files.published(folder / name) as out:
         files.write_all(out.fileno(), sealed.text_of({"format": FORMAT, **asdict(record)}))
         files.change_owner(out.fileno(), owner)
 

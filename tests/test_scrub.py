@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
@@ -912,3 +913,85 @@ def test_F29_who_does_not_know_of_a_destination_does_not_miss_it(everything: Ins
     assert "it was written anew" in btw("scrub", status=5).out
     btw("scrub")
     assert path.read_bytes() == before
+
+
+def lose_a_record(btw: Installation, dst: str, number: int) -> tuple[Path, str]:
+    """Where the record of a backup was, and its address."""
+    address = addresses(btw, dst)[number]
+    path = btw.root / dst / ".records" / f"{address.rpartition('@')[2]}.json"
+    path.rename(btw.top / "record")
+    return path, address
+
+
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("type_", ["tar", "rdiff", "file"])
+def test_F29_a_lost_record(btw: Installation, source: Path, type_: str, number: int) -> None:
+    if type_ == "file":
+        btw("command-init", "--type", "file", "c", "--", "tar", "-cC", source, ".")
+    else:
+        btw.tree(source, type_)
+    run = ("command", "c", "d") if type_ == "file" else ("fs", source, "d")
+    btw(*run)
+    (source / "new").write_text("new")
+    btw(*run)
+    btw("scrub")
+    path, address = lose_a_record(btw, "d", number)
+    (found,) = scrubbed(btw)
+    assert (found["thing"], found["name"], found["backups"]) == ("record", str(path), [address])
+    assert found["why"] == "it is missing"
+    (btw.top / "record").rename(path)
+    btw("scrub")
+    assert valid(btw, "d") == [True, True]
+    for folder in (".removed", ".tmp-1-import/.records"):  # somebody died who was bringing it here
+        (btw.root / "d" / folder).mkdir(parents=True)
+        lose_a_record(btw, "d", number)
+        (btw.top / "record").rename(btw.root / "d" / folder / path.name)
+        btw("scrub")
+        (btw.root / "d" / folder / path.name).rename(path)
+
+
+def test_F29_what_the_old_script_made_never_had_a_record(btw: Installation, source: Path) -> None:
+    btw.tree(source, "rdiff")
+    btw("fs", source, "r")
+    for number in range(4):
+        (source / "new").write_text(f"{number}")
+        btw("fs", source, "r")
+    folder = btw.root / "r" / ".records"
+    paths = sorted(folder.glob("*.json"))
+    for path in paths[:2]:  # as if the old script had begun the repository
+        path.unlink()
+    for number, path in enumerate(paths[2:], 1):
+        found = records.read(path)
+        path.unlink()
+        records.write(folder.parent, replace(found, sequence=number))
+    (btw.root / "old").mkdir()
+    subprocess.run(["tar", "-cjf", btw.root / "old" / "2020-01-01T00:00:00.tbz", "-C", source, "."], check=True)
+    btw("scrub")
+    for number, path in enumerate(paths[2:], 2):
+        path.rename(btw.top / "record")
+        assert [one["backups"] for one in scrubbed(btw)] == [[addresses(btw, "r")[number]]]
+        (btw.top / "record").rename(path)
+        btw("scrub")
+
+
+@pytest.mark.parametrize("type_", ["tar", "rdiff", "file"])
+def test_a_run_that_died_before_the_record_got_its_name(btw: Installation, source: Path, type_: str) -> None:
+    """The next one in the dst gives it its name. What dies before the backup got its own leaves nothing."""
+    if type_ == "file":
+        btw("command-init", "--type", "file", "c", "--", "tar", "-cC", source, ".")
+    else:
+        btw.tree(source, type_)
+    run = ("command", "c", "d") if type_ == "file" else ("fs", source, "d")
+    btw(*run)
+    folder = btw.root / "d" / ".records"
+    (path,) = folder.glob("2*.json")
+    path.rename(folder / ".next.json")
+    btw("scrub")
+    btw("restore", "d", "out")
+    btw(*run)
+    assert [one.name for one in folder.iterdir()] == [path.name] and len(addresses(btw, "d")) == 1
+    known = records.read(path)
+    records.prepare(folder.parent, replace(known, stamp="2020-01-01T00:00:00"))
+    btw("scrub")
+    btw(*run)
+    assert [one.name for one in folder.iterdir()] == [path.name]

@@ -78,7 +78,7 @@ class Context:
     @contextmanager
     def place(self, dst: str, owner: tuple[int, int] | None = None) -> "Iterator[Place]":
         """The dst `dst` under the lock that the command declares. Leftovers of dead runs are swept by a writer."""
-        from btw_backup.records import FOLDER  # noqa: PLC0415 - as in places.place
+        from btw_backup.records import FOLDER, NEXT  # noqa: PLC0415 - as in places.place
 
         place = places.place(self.root, dst, owner)
         if self.command.lock is None:
@@ -92,6 +92,10 @@ class Context:
                 files.sweep(place.folder)
                 if (place.folder / FOLDER).is_dir():
                     files.sweep_dead(place.folder / FOLDER)
+                if (place.folder / FOLDER / NEXT).exists():
+                    from btw_backup.inventory import listing  # noqa: PLC0415 - hardly ever needed
+
+                    listing.settle(place)
             yield place
 
     @contextmanager

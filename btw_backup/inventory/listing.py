@@ -85,6 +85,18 @@ def found(place: Place) -> Iterator[Backup]:
     return (backup for one in keepers() for backup in one.find(place))
 
 
+def settle(place: Place) -> None:
+    """Give the record that a dead run has prepared its name, if the backup got its own. The caller holds the lock."""
+    record = records.prepared(place.folder)
+    if record is None:
+        return
+    is_there = any(backup.stamp == record.stamp for backup in found(place))
+    if is_there and record.stamp not in records.stamps(place.folder):
+        records.complete(place.folder, record.stamp)
+    else:
+        (place.folder / records.FOLDER / records.NEXT).unlink()
+
+
 def removed(place: Place) -> Iterator[Backup]:
     """What was removed from `place` and can be brought back, oldest first; where it is now is its `path`."""
     folder = place.folder / records.REMOVED

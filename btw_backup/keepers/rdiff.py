@@ -7,6 +7,7 @@ repository whose last session was interrupted is mended, or never added to again
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import BinaryIO
@@ -205,13 +206,14 @@ def _mended(repository: Repository, place: Place, owe: Owe) -> Repository:
 
 def _add(run: Run, stage: Stage, repository: Repository | None, stamp: str) -> Record:
     """Add a session to `repository`, or without one make a new one; the record that was written of it."""
-    if repository:
-        full, stored = repository.path.name, _add_incremental(run, stage, repository, stamp)
-    else:
-        full, stored = stamp, _add_full(run, stage, stamp)
+    place, full = run.place, repository.path.name if repository else stamp
     programs = {**run.source.programs(), rdiff_program.NAME: rdiff_program.version()}
-    record = run.record(stamp, full, stage.produced, stored=stored, programs=programs)
-    records.write(run.place.folder, record, run.place.owner)
+    record = run.record(stamp, full, stage.produced, stored=0, programs=programs)
+    records.prepare(place.folder, record, place.owner)
+    stored = _add_incremental(run, stage, repository, stamp) if repository else _add_full(run, stage, stamp)
+    record = replace(record, stored=stored, finished=stamp_of(utc_now()))
+    records.prepare(place.folder, record, place.owner)
+    records.complete(place.folder, stamp)
     return record
 
 

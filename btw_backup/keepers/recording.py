@@ -51,8 +51,13 @@ class Run:
         self.owe("push", f"{place.dst}/{FOLDER}/{stamp}.json")
         files.change_owner(temporary, place.owner)
         record = self.record(stamp, stamp, produced, stored=stored, programs=programs)
-        files.publish(temporary, final)
-        records.write(place.folder, record, place.owner)
+        if self.keeper == "chunks":  # whose writer leaves a mark until there is a record
+            files.publish(temporary, final)
+            records.write(place.folder, record, place.owner)
+        else:
+            records.prepare(place.folder, record, place.owner)
+            files.publish(temporary, final)
+            records.complete(place.folder, stamp)
         backup = Backup(place.dst, stamp, self.keeper, self.source.kind, final, final.name, stamp, record)
         return Kept(backup, stamp, produced)
 

@@ -10,14 +10,14 @@ from btw_backup.clock import STAMP
 from btw_backup.files import TEMPORARY
 from btw_backup.locks import LOCK_NAME
 from btw_backup.log import debug
-from btw_backup.records import REMOVED
+from btw_backup.records import NEXT, REMOVED
 from btw_backup.store import rescue
 from btw_backup.store.chunks import FOLDER, FORMAT_FILE
 
 LARGEST = 50000
 """The most files in a part: s3cmd needs about 2 KB of memory for each object that it lists."""
 
-_STAYS_HERE = (LOCK_NAME, ".btw-backup-id", ".btw-backup-dsts", ".fingerprint", ".scrub.json", TEMPORARY, REMOVED)
+_STAYS_HERE = (LOCK_NAME, ".btw-backup-id", ".btw-backup-dsts", ".fingerprint", ".scrub.json", NEXT, TEMPORARY, REMOVED)
 """Beginnings of names that mean nothing on another machine."""
 
 

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +10,11 @@ from pathlib import Path
 from btw_backup import places, records, specs
 from btw_backup.clock import STAMP, utc_now
 from btw_backup.errors import Damaged, NotFound
+from btw_backup.files import TEMPORARY
 from btw_backup.inventory import listing
 from btw_backup.keepers import Place
-from btw_backup.records import FOLDER, Backup
+from btw_backup.keepers.compression import ENDINGS
+from btw_backup.records import FOLDER, REMOVED, Backup
 from btw_backup.scrub import Found, Scope, known
 from btw_backup.store.chunks import ChunkStore
 from btw_backup.store.salvage import MARKS
@@ -111,8 +114,10 @@ def _troubles(place: Place, backups: list[Backup], store: ChunkStore) -> Iterato
             del unknown[path.stem]
             if why := _illegible(path):
                 yield Found("record", str(path), why, (address,))
-    for backup in unknown.values():
-        if backup.keeper == "chunks" and not _is_being_made(backup, store):
+    lost = list(_that_had_one(list(unknown.values()), backups))
+    on_the_way = _on_the_way(place) if lost else set()
+    for backup in lost:
+        if backup.stamp not in on_the_way and not (backup.keeper == "chunks" and _is_being_made(backup, store)):
             path = place.folder / FOLDER / f"{backup.stamp}.json"
             yield Found("record", str(path), "it is missing", (backup.address,))
 
@@ -128,6 +133,37 @@ def _illegible(path: Path) -> str:
     except Damaged as error:
         return error.message
     return ""
+
+
+def _that_had_one(unknown: list[Backup], backups: list[Backup]) -> Iterator[Backup]:
+    """Those of `unknown`, which have no record, that had one: all that the old script cannot have made.
+
+    It may have begun a repository. Of that the sessions behind the first that has a record had one, and before that as
+    many as its number tells.
+    """
+    first: dict[str, Backup] = {}
+    for backup in backups:
+        if backup.keeper == "rdiff" and backup.record:
+            first.setdefault(backup.full, backup)
+    before: Counter[str] = Counter()
+    for backup in reversed(unknown):
+        if backup.keeper != "rdiff":
+            is_ours = not backup.name.endswith(ENDINGS["bzip2"])
+        elif (known := first.get(backup.full)) is None or known.record is None:
+            is_ours = False
+        else:
+            before[backup.full] += backup.stamp < known.stamp
+            is_ours = before[backup.full] < known.record.sequence
+        if is_ours:
+            yield backup
+
+
+def _on_the_way(place: Place) -> set[str]:
+    """The stamps of the records that somebody is bringing to their place, or died before: who makes, removes, brings
+    back or imports a backup. The next one in that dst sets it right."""
+    prepared = records.prepared(place.folder)
+    found = {*records.stamps(place.folder, REMOVED), *([prepared.stamp] if prepared else [])}
+    return found.union(*map(records.stamps, place.folder.glob(TEMPORARY + "*")))
 
 
 def _is_being_made(backup: Backup, store: ChunkStore) -> bool:
