@@ -3,7 +3,7 @@
 Every run that ends well notes its dst, and a scrub all that it meets; so whoever has no such file is told of nothing.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from btw_backup import files, locks, records, sealed
@@ -20,38 +20,51 @@ _WAIT = 10.0
 """Seconds that two who note something wait for each other."""
 
 
-def read(root: Path) -> list[str]:
-    """The dsts that are known. Raises `Damaged` if they cannot be read; what a newer version wrote tells nothing."""
-    try:
-        found = sealed.value_in(sealed.read(root / NAME))
-        return [str(dst) for dst in found["dsts"]] if found["format"] == FORMAT else []
-    except FileNotFoundError:
-        return []
-    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
-        raise Damaged(f"{root / NAME} cannot be read: {error}") from error
+_HERE, _GONE = "here", "gone"
+"""What is noted of a dst; of one that is gone it is as if it had never been there."""
+
+
+def read(root: Path) -> set[str]:
+    """The dsts that should be there. Raises `Damaged` if they cannot be read."""
+    return {dst for dst, state in _read(root).items() if state == _HERE}
 
 
 def note(root: Path, dsts: Collection[str]) -> None:
     """From now on `dsts` are known. What cannot be noted now is by the next run; a damaged list is left to scrub."""
-    _change(root, lambda known: known | set(dsts))
+    _change(root, lambda known: dict.fromkeys(dsts, _HERE))
 
 
 def forget(root: Path, dsts: Collection[str]) -> None:
     """`dsts` are gone on purpose, and so are those that have nothing left after all was removed from them."""
-    _change(root, lambda known: {dst for dst in known - set(dsts) if not _is_emptied(Place(dst, root / dst))})
+    _change(root, lambda known: {d: _GONE for d in known if d in dsts or _is_emptied(Place(d, root / d))})
 
 
-def write(root: Path, dsts: Collection[str]) -> None:
-    """Make `dsts` those that are known."""
-    files.write_whole(root / NAME, sealed.text_of({"format": FORMAT, "dsts": sorted(dsts)}))
+def begin_anew(root: Path, dsts: Collection[str]) -> None:
+    """Know of `dsts`, and of no other."""
+    _write(root, dict.fromkeys(dsts, _HERE))
 
 
-def _change(root: Path, change: Callable[[set[str]], set[str]]) -> None:
+def _read(root: Path) -> dict[str, str]:
     try:
-        known = set(read(root))
-        if change(known) != known:
+        found = sealed.value_in(sealed.read(root / NAME))
+        return dict(found["dsts"]) if found["format"] == FORMAT else {}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise Damaged(f"{root / NAME} cannot be read: {error}") from error
+
+
+def _write(root: Path, known: Mapping[str, str]) -> None:
+    files.write_whole(root / NAME, sealed.text_of({"format": FORMAT, "dsts": dict(sorted(known.items()))}))
+
+
+def _change(root: Path, change: Callable[[Mapping[str, str]], Mapping[str, str]]) -> None:
+    try:
+        known = _read(root)
+        if {**known, **change(known)} != known:
             with locks.lock(root, exclusive=True, wait=_WAIT):
-                write(root, change(set(read(root))))
+                known = _read(root)
+                _write(root, {**known, **change(known)})
     except (FatalUserError, OSError) as error:
         debug(f"cannot note in {root / NAME} which destinations there are: {error}")
 

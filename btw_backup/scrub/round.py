@@ -177,7 +177,7 @@ def _prove_known(this: _Round, dsts: set[str]) -> None:
     try:
         known.read(root)
     except Damaged as error:
-        known.write(root, dsts)
+        known.begin_anew(root, dsts)
         this.found.append(Found("store", str(root / known.NAME), f"{error.message}; it was written anew"))
     known.note(root, dsts)
 

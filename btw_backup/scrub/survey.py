@@ -82,7 +82,7 @@ def _all_places(root: Path, top: Path, found: list[Found]) -> Iterator[Place]:
 def _gone(root: Path, top: str, seen: set[str]) -> list[Found]:
     """The dsts from `top` on that had backups, and that nobody has `seen` any more."""
     try:
-        missing = sorted(set(known.read(root)) - seen)
+        missing = sorted(known.read(root) - seen)
     except Damaged:
         return []  # is said at the end
     why = "its folder is gone with all its backups; is its disk mounted?"
