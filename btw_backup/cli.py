@@ -2,15 +2,13 @@
 
 import argparse
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 from typing import NoReturn
 
-from btw_backup import __version__, cores, log, progress
+from btw_backup import __version__, cores, interrupts, log, progress
 from btw_backup.commands import NAMES, command
 from btw_backup.commands.command import Command, Context, duration
 from btw_backup.errors import FatalUserError, Interrupted
@@ -46,14 +44,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status."""
     os.umask(0o077)
     cores.refuse()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _interrupt)
     log.PROG = _prog()
     _open_closed_outputs()
     try:
+        interrupts.listen()
         status = _run(sys.argv[1:] if arguments is None else list(arguments))
+        interrupts.end()
     except Interrupted as interrupted:  # while the end was being noted
+        interrupts.end()
         log.warn(str(interrupted))
         status = interrupted.status
     try:
@@ -87,6 +85,7 @@ def _run(arguments: list[str]) -> int:
         log.warn(error.message, error.hint)
         status = error.status
     except Interrupted as interrupted:
+        interrupts.end()
         log.warn(str(interrupted))
         status = interrupted.status
     except BrokenPipeError:
@@ -108,12 +107,6 @@ def _run(arguments: list[str]) -> int:
 def _prog() -> str:
     name = os.path.basename(sys.argv[0])
     return "btw_backup" if name == "__main__.py" else name
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    for again in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(again, signal.SIG_IGN)
-    raise Interrupted(number)
 
 
 def _system_message(error: OSError | MemoryError) -> str:

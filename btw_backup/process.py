@@ -11,11 +11,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, BinaryIO
 
+from btw_backup import interrupts
 from btw_backup.errors import MissingProgram, ProgramFailed, TimedOut, TooSlow
 from btw_backup.log import debug, printable
 
@@ -105,7 +106,18 @@ class Child:
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
-        self.reader.join()
+        if self.reader.ident is not None:  # else no thread was to be had
+            self.reader.join()
+
+    def left(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Its block is left: let go of its pipes, and kill it if that is by an `error`."""
+        try:
+            if error is not None:
+                self.kill()
+        finally:
+            for stream in (self.process.stdin, self.process.stdout):
+                if stream is not None:
+                    stream.close()
 
     def _complaint(self, status: int, shown: int) -> str:
         how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
@@ -132,29 +144,24 @@ def started(
     """
     path = locate(os.fsdecode(command[0]))
     debug("$ " + " ".join(printable(word) for word in command))
-    process = subprocess.Popen(
-        [locate("setpriv"), "--pdeathsig", "KILL", "--", path, *command[1:]],
-        stdin=subprocess.DEVNULL if stdin is None else stdin,
-        stdout=subprocess.PIPE if stdout is None else stdout,
-        stderr=subprocess.PIPE,
-        env=environment(env),
-        cwd=cwd,
-        pass_fds=kept,
-        start_new_session=True,
-    )
-    last_lines: list[str] = []
-    reader = threading.Thread(target=_drain, args=(process, last_lines, on_line), daemon=True)
-    reader.start()
-    child = Child(os.path.basename(os.fsdecode(command[0])), process, last_lines, reader)
-    try:
+    with ExitStack() as stack:
+        with interrupts.held():  # until it is known whom to kill
+            process = subprocess.Popen(
+                [locate("setpriv"), "--pdeathsig", "KILL", "--", path, *command[1:]],
+                stdin=subprocess.DEVNULL if stdin is None else stdin,
+                stdout=subprocess.PIPE if stdout is None else stdout,
+                stderr=subprocess.PIPE,
+                env=environment(env),
+                cwd=cwd,
+                pass_fds=kept,
+                start_new_session=True,
+            )
+            last_lines: list[str] = []
+            reader = threading.Thread(target=_drain, args=(process, last_lines, on_line), daemon=True)
+            child = Child(os.path.basename(os.fsdecode(command[0])), process, last_lines, reader)
+            stack.push(child.left)
+            reader.start()
         yield child
-    except BaseException:
-        child.kill()
-        raise
-    finally:
-        for stream in (process.stdin, process.stdout):
-            if stream is not None:
-                stream.close()
 
 
 def _drain(

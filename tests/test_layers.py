@@ -19,7 +19,7 @@ LAYERS = (
     ("keepers", "sources", "offsite", "retention", "places"),
     ("store", "catalogue"),
     ("records", "specs", "sealed", "marks", "configuration", "entries"),
-    ("process", "files", "flushing", "locks", "log", "clock", "progress", "stream", "memory", "cores"),
+    ("process", "files", "flushing", "locks", "log", "clock", "progress", "stream", "memory", "cores", "interrupts"),
     ("errors",),
 )
 # fmt: on

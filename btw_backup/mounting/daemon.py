@@ -1,8 +1,12 @@
 """Going on in the background, once what was asked for is there."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable
+
+from btw_backup import interrupts
+from btw_backup.errors import Interrupted
 
 
 def begin() -> Callable[[], None] | None:
@@ -13,15 +17,25 @@ def begin() -> Callable[[], None] | None:
     reading, writing = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
-    child = os.fork()
-    if child == 0:
-        os.close(reading)
-        return lambda: _detach(writing)
-    os.close(writing)
-    with open(reading, "rb") as pipe:
-        if pipe.read(1):
-            return None
-    _, status = os.waitpid(child, 0)
+    child = 0
+    try:
+        with interrupts.held():  # Python would drop it at a fork
+            child = os.fork()
+            if child == 0:
+                for number in interrupts.SIGNALS:
+                    signal.signal(number, signal.SIG_DFL)
+        if child == 0:
+            os.close(reading)
+            return lambda: _detach(writing)
+        os.close(writing)
+        with open(reading, "rb") as pipe:
+            if pipe.read(1):
+                return None
+        _, status = os.waitpid(child, 0)
+    except Interrupted:
+        if child:
+            os.kill(child, signal.SIGTERM)
+        raise
     raise SystemExit(os.waitstatus_to_exitcode(status) or 1)
 
 

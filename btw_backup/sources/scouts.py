@@ -11,6 +11,7 @@ import signal
 from collections.abc import Callable
 from contextlib import suppress
 
+from btw_backup import interrupts
 from btw_backup.sources.rules import Rules
 from btw_backup.sources.walk import FOLDER_FLAGS, tagged
 
@@ -88,15 +89,16 @@ class _Scout:
 
 def start_child(source: str, work: Callable[[int], None]) -> int:
     """The number of a child that does `work` with the descriptor of the folder `source`, and ends."""
-    child = os.fork()
-    if child == 0:
-        try:
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                signal.signal(number, signal.SIG_DFL)
-            with suppress(OSError, MemoryError):
-                work(os.open(source, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
-        finally:
-            os._exit(0)
+    with interrupts.held():  # Python would drop it at a fork; the child ends when we are gone
+        child = os.fork()
+        if child == 0:
+            try:
+                for number in interrupts.SIGNALS:
+                    signal.signal(number, signal.SIG_DFL)
+                with suppress(OSError, MemoryError):
+                    work(os.open(source, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+            finally:
+                os._exit(0)
     return child
 
 
