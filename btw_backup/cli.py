@@ -11,7 +11,7 @@ from typing import NoReturn
 from btw_backup import __version__, cores, interrupts, log, progress
 from btw_backup.commands import NAMES, command
 from btw_backup.commands.command import Command, Context, duration
-from btw_backup.errors import FatalUserError, Interrupted
+from btw_backup.errors import FatalUserError, Interrupted, shortage
 
 STATUSES = """\
 exit status:
@@ -90,18 +90,26 @@ def _run(arguments: list[str]) -> int:
         status = interrupted.status
     except BrokenPipeError:
         status = 1  # whoever read the answer had enough
-    except (OSError, MemoryError) as error:
+    except OSError as error:
         log.warn(_system_message(error))
         status = 1
-    except Exception:  # noqa: BLE001 - whatever it is: this is where a bug is said
-        import traceback  # noqa: PLC0415 - hardly ever needed
-
-        log.warn(f"this is a bug in {log.PROG}; please report it with these lines:")
-        log.debug(traceback.format_exc())
-        traceback.print_exc()
-        status = 70
+    except Exception as error:  # noqa: BLE001 - whatever it is: this is where a bug is said
+        status = _unforeseen(error)
     log.debug(f"ended with {status}")
     return status
+
+
+def _unforeseen(error: Exception) -> int:
+    """Say what nobody expected; its status."""
+    if said := shortage(error):
+        log.warn(said)
+        return 1
+    import traceback  # noqa: PLC0415 - hardly ever needed
+
+    log.warn(f"this is a bug in {log.PROG}; please report it with these lines:")
+    log.debug("".join(traceback.format_exception(error)))
+    traceback.print_exception(error)
+    return 70
 
 
 def _prog() -> str:
@@ -109,9 +117,9 @@ def _prog() -> str:
     return "btw_backup" if name == "__main__.py" else name
 
 
-def _system_message(error: OSError | MemoryError) -> str:
-    if isinstance(error, MemoryError):
-        return "out of memory"
+def _system_message(error: OSError) -> str:
+    if said := shortage(error):
+        return said
     named = isinstance(error.filename, str | bytes) and error.filename  # a descriptor is a number
     where = f"{os.fsdecode(named)}: " if named else ""
     return f"{where}{error.strerror or error}"

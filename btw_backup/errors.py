@@ -133,3 +133,17 @@ class Interrupted(BaseException):
     def __init__(self, number: int) -> None:
         super().__init__(f"interrupted by signal {number}")
         self.status = 128 + number
+
+
+def shortage(error: BaseException) -> str:
+    """What the machine had too little of, if that is what `error` says; "" if it is something else. Libraries and the
+    interpreter have no class of their own for it."""
+    said = str(error)
+    if isinstance(error, RuntimeError) and ("can't start new thread" in said or "can't allocate lock" in said):
+        return "no thread could be started: there are too many, or not enough memory"
+    if isinstance(error, BlockingIOError) and not error.filename:  # of a fork; locks have their own
+        return "no process could be started: there are too many, or not enough memory"
+    if type(error).__name__ == "ZstdError" and "llocation error" in said:
+        return "out of memory, or no thread could be started"
+    unloaded = isinstance(error, ImportError) and ("Cannot allocate memory" in said or "failed to map segment" in said)
+    return "out of memory" if unloaded or isinstance(error, MemoryError) else ""

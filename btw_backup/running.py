@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from btw_backup.catalogue import journal
 from btw_backup.catalogue.journal import Run
 from btw_backup.clock import stamp_of, utc_now
+from btw_backup.errors import shortage
 
 if TYPE_CHECKING:
     from btw_backup.keepers import Kept
@@ -30,8 +31,8 @@ def recorded(config_dir: Path, kind: str, source: str, dst: str) -> Iterator[Run
     try:
         yield running
     except BaseException as error:
-        status = int(getattr(error, "status", 1 if isinstance(error, OSError | MemoryError) else 70))
-        message = str(error)
+        status = int(getattr(error, "status", 1 if isinstance(error, OSError) or shortage(error) else 70))
+        message = shortage(error) or str(error)
         raise
     finally:
         backup = running.kept.backup if running.kept else None

@@ -49,7 +49,7 @@ class Feeder:
         self._delivered = 0
         self._moved = threading.Condition()
         self._stopped = False
-        self._error: OSError | None = None
+        self._error: OSError | MemoryError | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -69,6 +69,8 @@ class Feeder:
 
     def check(self) -> None:
         """Raise `FatalUserError` if the list could not be fed to its end."""
+        if isinstance(self._error, MemoryError):
+            raise self._error
         if self._error is not None:
             raise FatalUserError(f"cannot read the list of names: {self._error.strerror}")
 
@@ -84,7 +86,7 @@ class Feeder:
                     self._let_go(passed=self._fed - PASSED)
         except BrokenPipeError:
             pass  # tar ended early: its own status says why
-        except OSError as error:
+        except (OSError, MemoryError) as error:
             self._error = error
 
     def _ask_for(self, path: bytes, size: int, pipe: BinaryIO) -> None:
