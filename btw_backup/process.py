@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, BinaryIO
@@ -37,6 +38,8 @@ PACKAGES = {
 
 PIPE = subprocess.PIPE
 """For `stdin`: a pipe that the caller writes to."""
+
+_LIMIT: ContextVar[float | None] = ContextVar("_LIMIT", default=None)
 
 _INHERITED = ("HOME", "TZ", "USER", "LOGNAME", "TMPDIR")
 _KEPT_LINES = 20
@@ -161,7 +164,18 @@ def started(
             child = Child(os.path.basename(os.fsdecode(command[0])), process, last_lines, reader)
             stack.push(child.left)
             reader.start()
+        stack.enter_context(time_limit(child, _LIMIT.get()))
         yield child
+
+
+@contextmanager
+def limited(seconds: float | None) -> Iterator[None]:
+    """Each program that this thread starts during the block has `seconds`; None: as long as it likes."""
+    before = _LIMIT.set(seconds)
+    try:
+        yield
+    finally:
+        _LIMIT.reset(before)
 
 
 def _drain(

@@ -1,6 +1,7 @@
 """One run of a job: keep, then send, and say honestly how it ended."""
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from btw_backup import log
@@ -40,8 +41,9 @@ def back_up(
     problems: list[FatalUserError] = []
     log.debug(f"backing up {source.kind} {source.name} to {place.dst}")
     try:
-        alarm = unchanged.shrinking(place, source, source.fingerprint())
-        kept = keeper(job.keeper).keep(job, source, place, owe, reread=reread)
+        with _limited(job.settings["TIMEOUT"]):
+            alarm = unchanged.shrinking(place, source, source.fingerprint())
+            kept = keeper(job.keeper).keep(job, source, place, owe, reread=reread)
     except FatalUserError as error:
         problems.append(error)
     else:
@@ -60,6 +62,15 @@ def back_up(
     except FatalUserError as error:
         problems.append(error)
     end(problems)
+
+
+def _limited(seconds: float | None) -> AbstractContextManager[None]:
+    """`process.limited`."""
+    if seconds is None:
+        return nullcontext()
+    from btw_backup import process  # noqa: PLC0415 - as below
+
+    return process.limited(seconds)
 
 
 def _verified(backup: Backup, announced: Announced, wait: float) -> list[FatalUserError]:

@@ -87,6 +87,9 @@ def _back_up(context: Context, args: argparse.Namespace, name: str, dst: str, ev
         job = jobs.database_job(context.config_dir, name)
         if everything and "TYPE" not in job.settings:
             job = replace(job, keeper=everything.keeper)
+        if everything and "TIMEOUT" not in job.settings:
+            general = {"TIMEOUT": everything.settings["TIMEOUT"]}
+            job = replace(job, settings=replace(job.settings, general=general))
         reached = job.settings["CONNECTION"] or (everything.settings["CONNECTION"] if everything else "")
         plain = job.keeper != "rdiff"
         source = Globals(reached, plain=plain) if name == GLOBALS else Database(name, reached, plain=plain)

@@ -248,8 +248,10 @@ SETTINGS = (
         "the file with the bearer token for ``URL``, which nobody else may read",
     ),
     Setting(
-        "TIMEOUT", (COMMAND,), "a duration", _seconds, 86400.0, '"24h"',
-        "how long ``COMMAND`` or ``URL`` may take altogether",
+        "TIMEOUT", (TREE, DATABASE, COMMAND), "a duration", _seconds, None, '"24h"',
+        "how long ``COMMAND`` or ``URL`` may take altogether, by default 24h; else how long each program may take that "
+        "a backup runs, such as tar, rdiff-backup or pg_dump, by default for ever. For a filesystem of type ``chunks`` "
+        "none is run",
     ),
     Setting(
         "MAX_INCREMENTAL_COUNT", (TREE, DATABASE), "a whole number", _count, 10, "10",

@@ -16,6 +16,9 @@ from btw_backup.sources import Produced, Source, relay
 ENDING = ".out"
 """The ending of the file that such a stream lies in."""
 
+LONGEST = 86400.0
+"""Seconds that it may take if TIMEOUT does not say."""
+
 _SHOWN = 3
 """Lines of standard error that are shown of a program that failed."""
 
@@ -121,7 +124,8 @@ class Input:
 def source_of(job: Job, *, from_stdin: bool = False, allow_empty: bool = False) -> Source:
     """The source of the command `job`: its program, its URL, or standard input."""
     settings = job.settings
-    seconds, allow_empty = settings["TIMEOUT"], allow_empty or settings["ALLOW_EMPTY"]
+    seconds = LONGEST if settings["TIMEOUT"] is None else settings["TIMEOUT"]
+    allow_empty = allow_empty or settings["ALLOW_EMPTY"]
     if from_stdin:
         return Input(job.name, seconds=seconds, allow_empty=allow_empty)
     if settings["URL"]:
