@@ -32,6 +32,14 @@ class Complaints:
     damaged: list[str] = field(default_factory=list)
     damaged_count: int = 0
 
+    @classmethod
+    def before(cls, doubt: str) -> "Complaints":
+        """Those that there are before anything is read, if there is a `doubt`."""
+        complaints = cls()
+        if doubt:
+            complaints.is_damaged(doubt)
+        return complaints
+
     def could_not(self, path: bytes, what: str) -> None:
         """Something about `path` could not be set, or it could not be made."""
         self.unset_count += 1

@@ -87,7 +87,7 @@ def _into_new(keeper: Keeper, backup: Backup, wish: Wish) -> None:
         staging.left_by(wish.target, identity) as left,
         staging.private_folder(wish.target, identity) as (path, descriptor),
     ):
-        complaints = _complaints(backup)
+        complaints = Complaints.before(backup.doubt)
         selection = Selection(backup, wish.paths)
         among = 1 if wish.paths else helpers.number_for(backup)
         with (
@@ -108,14 +108,6 @@ def _into_new(keeper: Keeper, backup: Backup, wish: Wish) -> None:
         final = staging.damaged_name(wish.target) if complaints.damaged else wish.target
         staging.publish(path, final)
     _end(backup, complaints, final)
-
-
-def _complaints(backup: Backup) -> Complaints:
-    """What is wrong with `backup` before any of it is read."""
-    complaints = Complaints()
-    if backup.doubt:
-        complaints.is_damaged(backup.doubt)
-    return complaints
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +167,7 @@ def _into_existing(keeper: Keeper, backup: Backup, wish: Wish, *, empty: bool = 
 
 def _survey(keeper: Keeper, backup: Backup, wish: Wish, top: int) -> None:
     """Refuse, before anything is written, a damaged backup and one that collides with what is there."""
-    complaints = _complaints(backup)
+    complaints = Complaints.before(backup.doubt)
     selection = Selection(backup, wish.paths)
     collisions = 0
     for entry in _selected(keeper, backup, selection, complaints):

@@ -17,7 +17,7 @@ from pathlib import Path
 import zstandard
 
 from btw_backup import files, flushing, locks
-from btw_backup.errors import Damaged, FatalUserError, NotFound, unreadable
+from btw_backup.errors import Damaged, FatalUserError, NotFound, shortage, unreadable
 from btw_backup.store import frames
 
 FOLDER = ".store"
@@ -192,8 +192,8 @@ class ChunkStore:
                 raise zstandard.ZstdError("its frame is not one of ours")
             return self._decompressor().decompress(frame, allow_extra_data=False)
         except zstandard.ZstdError as error:
-            if "Allocation error" in str(error):
-                raise MemoryError from error
+            if shortage(error):
+                raise
             raise Damaged(f"the chunk {name} is damaged: {error}") from error
 
     def _decompressor(self) -> zstandard.ZstdDecompressor:
