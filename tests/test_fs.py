@@ -337,9 +337,17 @@ def test_F06_clock_jumps(btw: Installation, source: Path, offset: str) -> None:
     (source / "new").write_text("new")
     library = {"LD_PRELOAD": "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1", "FAKETIME": offset}
     began = time.monotonic()
-    btw("fs", source, "D", env=library)
+    said = btw("fs", source, "D", env=library).err
+    if offset.startswith("-"):
+        newest = first[0].name.partition(".")[0]
+        wanted = (
+            f"the clock is behind the newest backup, D@{newest}: this one gets the stamp {archives(btw)[1].name[:19]}\n"
+        )
+        assert wanted in said and len(said.splitlines()) == 2, said
+    else:
+        assert said == ""
     (source / "newer").write_text("newer")
-    btw("fs", source, "D")
+    assert (btw("fs", source, "D").err == "") == offset.startswith("-")
     assert time.monotonic() - began < PATIENCE
     assert len(archives(btw)) == 3 and archives(btw)[0] == first[0]
     btw("restore", "D", btw.top / "out")

@@ -2,13 +2,18 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 
 from btw_backup import files, records
 from btw_backup.clock import STAMP, free_stamp, stamp_of, utc_now
 from btw_backup.keepers import Kept, Owe, Place, unchanged
+from btw_backup.log import warn
 from btw_backup.records import FOLDER, REMOVED, Backup, Record
 from btw_backup.sources import Fingerprint, Produced, Source
+
+_WAITED_FOR = timedelta(seconds=3)
+"""What a clock may be behind the newest stamp without a word: several backups in one second are in order."""
 
 
 def _now() -> str:
@@ -36,7 +41,12 @@ class Run:
         taken = {backup.stamp for backup in backups}
         for folder in (self.place.folder, self.place.folder / FOLDER, self.place.folder / REMOVED):
             taken.update(_stamps_in(folder))
-        return free_stamp(max(taken, default=None))
+        newest = max(taken, default=None)
+        stamp = free_stamp(newest)
+        if newest and stamp > stamp_of(utc_now() + _WAITED_FOR):
+            behind = f"the clock is behind the newest backup, {self.place.dst}@{newest}"
+            warn(f"{behind}: this one gets the stamp {stamp}", "set the clock; the order of the backups is kept")
+        return stamp
 
     def publish(
         self, temporary: Path, ending: str, produced: Produced, *, stored: int, programs: Mapping[str, str]

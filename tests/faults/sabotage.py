@@ -249,8 +249,8 @@ PATCHES = (
     Patch(
         "a stamp is used twice",
         "keepers/recording.py",
-        "return free_stamp(max(taken, default=None))",
-        "return free_stamp(None)",
+        "stamp = free_stamp(newest)",
+        "stamp = free_stamp(None)",
         "tests/faults/test_clock.py",
         "tar",
     ),
