@@ -89,6 +89,12 @@ def open_file(btw: Installation) -> None:
     (btw.root / "www" / ".records" / "2026-01-02T03:04:05.json").chmod(0o644)
 
 
+def foreign_store(btw: Installation) -> None:
+    for folder in (btw.root / ".store", btw.root / ".store" / "chunks"):
+        folder.mkdir(0o700)
+    os.chown(btw.root / ".store" / "chunks", 65534, 65534)
+
+
 def unmounted_root(btw: Installation) -> None:
     (btw.config_dir / "root-id").write_text("another\n")
 
@@ -144,6 +150,7 @@ CASES: list[tuple[Callable[[Installation], None], set[tuple[str, str]]]] = [
     (open_configuration, {(WARNING, "permissions of CFG")}),
     (open_root, {(WARNING, "permissions of ROOT")}),
     (open_file, {(WARNING, "permissions within ROOT")}),
+    (foreign_store, {(WARNING, "owner of STORE")}),
     (unmounted_root, {(ERROR, "ROOT_PATH")}),
     (missing_root, {(ERROR, "ROOT_PATH")}),
     (missing_source, {(ERROR, "job www")}),
@@ -163,7 +170,7 @@ def test_what_is_broken_is_named(
     well: Installation, harm: Callable[[Installation], None], expected: set[tuple[str, str]]
 ) -> None:
     harm(well)
-    places = {"CFG": str(well.config_dir), "ROOT": str(well.root), "S3CFG": "s3cfg"}
+    places = {"CFG": str(well.config_dir), "ROOT": str(well.root), "S3CFG": "s3cfg", "STORE": f"{well.root}/.store"}
     named = set()
     for level, what in expected:
         words = what.split()

@@ -995,3 +995,17 @@ def test_a_run_that_died_before_the_record_got_its_name(btw: Installation, sourc
     btw("scrub")
     btw(*run)
     assert [one.name for one in folder.iterdir()] == [path.name]
+
+
+def test_f41_a_store_that_others_get_into_is_said(btw: Installation, tree: Path) -> None:
+    btw("fs", tree, "t")
+    store = btw.root / ".store"
+    assert btw("scrub").err == ""
+    store.chmod(0o755)
+    assert f"others can look into {store}, or change it (mode 0755)\n" in btw("scrub").err
+    store.chmod(0o700)
+    for path in (store, *store.rglob("*")):
+        os.chown(path, 65534, 65534)
+    said = btw("scrub", "-p", "10").err
+    assert f"others can look into {store}, or change it (owner 65534)\n" in said and len(said.splitlines()) == 2
+    assert "owner of" in btw("doctor", status=None).out

@@ -59,6 +59,7 @@ def run(context: Context, args: argparse.Namespace) -> None:
 
 
 def _prove(context: Context, args: argparse.Namespace, scope: Scope) -> None:
+    from btw_backup.health import privacy  # noqa: PLC0415 - as below
     from btw_backup.scrub.round import scrub  # noqa: PLC0415 - what it needs takes 0.1 s to load
 
     places.has_identity(context.root, context.config_dir)  # an empty mount point is silent, too
@@ -68,6 +69,9 @@ def _prove(context: Context, args: argparse.Namespace, scope: Scope) -> None:
     if args.source:
         _compare(context, scope)
         return
+    why, hint = privacy.why_loose(context.root)
+    if why:
+        warn(why, hint)
     found = scrub(context.root, scope, wait=context.lock_wait)
     context.show([asdict(one) for one in found], _line)
     if found:

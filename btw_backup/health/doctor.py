@@ -4,18 +4,17 @@ Nothing is changed by looking, but for a torn sync state, which is mended by who
 """
 
 import os
-import stat
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 
 from btw_backup import places, process
-from btw_backup.clock import STAMP, moment_of
+from btw_backup.clock import moment_of
 from btw_backup.configuration import config, jobs
 from btw_backup.configuration.addresses import Address
 from btw_backup.configuration.jobs import Job
 from btw_backup.errors import FatalUserError, NoCatalogue
-from btw_backup.health import object_locks
+from btw_backup.health import object_locks, privacy
 from btw_backup.health.findings import ERROR, OK, WARNING, Finding, judge_clock, judge_space
 from btw_backup.health.patient import Patient
 from btw_backup.inventory import overview
@@ -141,38 +140,13 @@ def _free(folder: Path) -> tuple[int, int, bool]:
 def _permissions(patient: Patient) -> Iterator[Finding]:
     for folder in filter(None, (patient.config_dir, patient.root)):
         if folder.is_dir():
-            yield _privacy(folder)
+            yield privacy.of(folder)
     if patient.root:
-        yield _privacy_within(patient.root)
+        yield from privacy.within(patient.root)
     if not any(config.shortcomings(patient.general)):
         for credentials in sorted({address.s3cmd_config for address in sync.targets(patient.general)} - {""}):
             if Path(credentials).expanduser().exists():
-                yield _privacy(Path(credentials).expanduser())
-
-
-def _privacy(path: Path) -> Finding:
-    what = f"permissions of {path}"
-    mode = stat.S_IMODE(path.stat().st_mode)
-    if mode & 0o077:
-        return Finding(WARNING, what, f"others may look into it (mode {mode:04o})", f"chmod go= {path}")
-    return Finding(OK, what, f"mode {mode:04o}, nobody else gets in")
-
-
-def _privacy_within(root: Path) -> Finding:
-    loose = [path for path in _entries(root) if not path.is_symlink() and path.lstat().st_mode & 0o077]
-    what = f"permissions within {root}"
-    if not loose:
-        return Finding(OK, what, "nothing is open to others")
-    count = f"{len(loose)} file{'s' if len(loose) > 1 else ''} or folder{'s' if len(loose) > 1 else ''}"
-    first = f"{loose[0]} (mode {stat.S_IMODE(loose[0].lstat().st_mode):04o})"
-    return Finding(WARNING, what, f"{count} open to others, first {first}", f"chmod -R go= {root}")
-
-
-def _entries(root: Path) -> Iterator[Path]:
-    """What lies in ROOT_PATH, without what is inside of rdiff-backup's repositories."""
-    for folder, folders, names in os.walk(root):
-        yield from (Path(folder, name) for name in (*folders, *names))
-        folders[:] = sorted(name for name in folders if not STAMP.match(name))
+                yield privacy.of(Path(credentials).expanduser())
 
 
 def _sources(patient: Patient) -> Iterator[Finding]:
