@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from btw_backup import regular
 from btw_backup.configuration.jobs import Job
 from btw_backup.sources.rules import Rules, tree_rules
 from btw_backup.sources.walk import FOLDER_FLAGS
@@ -90,5 +91,5 @@ def _obstacles(job: Job, rules: Rules, below: str) -> Iterator[tuple[str, str, s
 
 
 def _line_of(text: str, path: Path) -> int:
-    lines = path.read_text(errors="replace").splitlines()
+    lines = regular.read(path, links=True).decode(errors="replace").splitlines()
     return next((number for number, line in enumerate(lines, 1) if text in line), 0)

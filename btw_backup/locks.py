@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from btw_backup import files
+from btw_backup import files, regular
 from btw_backup.clock import stamp_of, utc_now
 from btw_backup.errors import FatalUserError, Locked
 from btw_backup.log import debug, printable
@@ -56,9 +56,9 @@ def held_by_another(folder: Path) -> bool:
 def _open(path: Path, exclusive: bool) -> int | None:
     if exclusive:
         files.make_folder(path.parent)
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        return regular.descriptor_of(path, os.O_RDWR | os.O_CREAT)
     try:
-        return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        return regular.descriptor_of(path)
     except FileNotFoundError:
         return None
 

@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import TextIO
 
 PROG = "btw-backup"
 _logger = logging.getLogger("btw_backup")
@@ -19,10 +20,19 @@ logging.getLogger().addHandler(logging.NullHandler())  # else what libraries log
 
 
 class _PrivateFile(logging.FileHandler):
-    """A log file of mode 0600 that never ends a run."""
+    """A log file of mode 0600 that never ends a run, and waits for no reader if it is a FIFO."""
+
+    def _open(self) -> TextIO:  # type: ignore[override]
+        return open(self.baseFilename, "a", encoding=self.encoding, errors=self.errors, opener=_at_once)
 
     def handleError(self, record: logging.LogRecord) -> None:
         """A full disk under the log must not stop a backup."""
+
+
+def _at_once(path: str, flags: int) -> int:
+    descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY, 0o600)
+    os.set_blocking(descriptor, True)
+    return descriptor
 
 
 def open_log_file(path: Path) -> None:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from btw_backup import files
+from btw_backup import files, regular
 from btw_backup.records import DAMAGED, FOLDER, REMOVED, Backup
 
 FORMAT = 1
@@ -56,7 +56,7 @@ def write(backup: Backup, mark: Mark) -> None:
 def read(backup: Backup) -> Mark | None:
     """The mark of `backup`; None if it has none, or one that cannot be read."""
     try:
-        with open(place_of(backup), "rb") as file:
+        with regular.opened(place_of(backup)) as file:
             found = json.loads(file.read(_LARGEST))
         return Mark(**{f.name: _frozen(found[f.name]) for f in fields(Mark)})
     except (OSError, ValueError, LookupError, TypeError, RecursionError):

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from btw_backup import files, locks, log
+from btw_backup import files, locks, log, regular
 from btw_backup.errors import FatalUserError, Locked
 
 if TYPE_CHECKING:
@@ -94,6 +94,6 @@ def has_identity(root: Path, config_dir: Path) -> bool:
 
 def _content(path: Path) -> bytes | None:
     try:
-        return path.read_bytes()
+        return regular.read(path, links=True)
     except FileNotFoundError:
         return None

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from btw_backup import files, sealed
+from btw_backup import files, regular, sealed
 from btw_backup.clock import STAMP
 from btw_backup.errors import Damaged, FatalUserError
 
@@ -110,7 +110,7 @@ def prepared(place: Path) -> Record | None:
     """The record that was prepared, of a backup that may have got its name, or may not."""
     path = place / FOLDER / NEXT
     try:
-        return parsed(sealed.read(path), str(path))
+        return parsed(regular.read(path), str(path))
     except (OSError, Damaged):
         return None
 
@@ -139,7 +139,7 @@ def _decoder() -> "msgspec.json.Decoder[Record]":
 def read(path: Path) -> Record:
     """The record in the file `path`. Raises `Damaged` if it is none, `FatalUserError` if it is of a newer format."""
     try:
-        record = parsed(sealed.read(path), str(path))
+        record = parsed(regular.read(path), str(path))
     except OSError as error:
         raise Damaged(f"the record {path} cannot be read: {error.strerror}", "the backup itself may be well") from error
     if record.stamp != path.stem:

@@ -2,21 +2,15 @@
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     import msgspec
 
-LARGEST = 64 << 20
-"""Bytes that such a file may have: memory is bounded, whatever lies there."""
-
-_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _END = re.compile(rb',\n "checksum": "([0-9a-f]{64})"\n}\n\Z')
 _LONGEST_END = 100
 
@@ -34,15 +28,6 @@ def text_of(value: Mapping[str, Any]) -> bytes:
     """`value` as JSON that is sealed."""
     content = json.dumps(value, indent=1, ensure_ascii=True).encode()
     return b'%s,\n "checksum": "%s"\n}\n' % (content[:-2], hashlib.sha256(content).hexdigest().encode())
-
-
-def read(path: str | Path) -> bytes:
-    """What is in the file `path`; OSError for what is no file."""
-    descriptor = os.open(path, _OPEN)
-    try:
-        return os.read(descriptor, min(os.fstat(descriptor).st_size, LARGEST))
-    finally:
-        os.close(descriptor)
 
 
 def decoded(content: bytes, decoder: "msgspec.json.Decoder[Thing]", names: Collection[str]) -> Thing:

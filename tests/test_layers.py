@@ -19,7 +19,10 @@ LAYERS = (
     ("keepers", "sources", "offsite", "retention", "places"),
     ("store", "catalogue"),
     ("records", "specs", "sealed", "marks", "configuration", "entries"),
-    ("process", "files", "flushing", "locks", "log", "clock", "progress", "stream", "memory", "cores", "interrupts"),
+    (
+        "process", "files", "regular", "flushing", "locks", "log", "clock", "progress", "stream", "memory", "cores",
+        "interrupts",
+    ),
     ("errors",),
 )
 # fmt: on

@@ -11,7 +11,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, insert, ma
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from btw_backup import files
+from btw_backup import files, regular
 from btw_backup.catalogue.tables import METADATA, STATE, VERSION
 from btw_backup.errors import NoCatalogue
 
@@ -73,6 +73,8 @@ def _unusable(error: Exception, url: str | None) -> NoCatalogue:
 
 
 def _sqlite(config_dir: Path) -> Engine:
+    for ending in ("", "-journal"):
+        regular.check(config_dir / (FILE + ending))  # SQLite waits for ever for what writes to a FIFO
     engine = create_engine(
         URL.create("sqlite", database=str(config_dir / FILE)), connect_args={"timeout": PATIENCE}, poolclass=NullPool
     )

@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Table, delete, func, insert, select
 
-from btw_backup import records
+from btw_backup import records, regular
 from btw_backup.catalogue import journal
 from btw_backup.catalogue.database import note, state, writing
 from btw_backup.catalogue.journal import Run
@@ -180,7 +180,7 @@ def _fitting(run: Run) -> dict[str, Any]:
 def _report(folder: Path, chunk: str) -> dict[str, str]:
     """What was reported of a bad chunk; "" where nothing was, or what was cannot be read."""
     try:
-        report = json.loads((folder / f"{chunk}.json").read_bytes())
+        report = json.loads(regular.read(folder / f"{chunk}.json"))
         return {"found": _text(str(report.get("found", ""))), "report": json.dumps(report, ensure_ascii=True)}
     except (OSError, ValueError, AttributeError, RecursionError):
         return {"found": "", "report": ""}

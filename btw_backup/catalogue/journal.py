@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from btw_backup import files
+from btw_backup import files, regular
 from btw_backup.log import warn
 
 NAME, OLDER = "runs.jsonl", "runs.older.jsonl"
@@ -22,7 +22,7 @@ LARGEST = 4 << 20
 _LONGEST = 1000
 """Characters of a message: the log has more."""
 
-_OPEN = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+_OPEN = os.O_RDWR | os.O_APPEND | os.O_CREAT
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ def append(config_dir: Path, run: Run) -> None:
 
 
 def _append(path: Path, line: bytes) -> None:
-    descriptor = os.open(path, _OPEN, 0o600)
+    descriptor = regular.descriptor_of(path, _OPEN)
     try:
         size = os.fstat(descriptor).st_size
         if size and os.pread(descriptor, 1, size - 1) != b"\n":
@@ -78,7 +78,7 @@ def read(config_dir: Path) -> Iterator[Run]:
     """The runs in the order in which they ended; what is no line of ours is left out."""
     for name in (OLDER, NAME):
         try:
-            with open(os.open(config_dir / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
+            with regular.opened(config_dir / name) as file:
                 yield from _runs(file)
         except FileNotFoundError:
             continue

@@ -20,7 +20,7 @@ from typing import BinaryIO
 
 import msgspec
 
-from btw_backup import files, sealed
+from btw_backup import files, regular, sealed
 from btw_backup.clock import STAMP
 from btw_backup.entries import Entry, Kind
 from btw_backup.errors import Damaged, FatalUserError, WouldOverwrite
@@ -147,7 +147,7 @@ def _settle(under_way: deque[tuple[str, Future[Stored]]], writer: ChunkWriter, m
 
 def _small(entry: Entry, content: Content) -> bytes:
     """The content of what has to fit into memory."""
-    most = LARGEST + (LARGEST >> 8) + 512 if entry.path.endswith(b".zst") else sealed.LARGEST
+    most = LARGEST + (LARGEST >> 8) + 512 if entry.path.endswith(b".zst") else regular.LARGEST
     if entry.kind is not Kind.FILE or entry.extents is not None or entry.size > most:
         raise _foreign(os.fsdecode(entry.path))
     return b"".join(bytes(piece) for piece in content)
@@ -165,7 +165,7 @@ def _spool(entry: Entry, dst: str, content: Content, folder: Path) -> str:
             digest.update(piece)
         return digest.hexdigest()
     inner = path.removeprefix(f"{dst}/")
-    is_small = entry.size <= sealed.LARGEST or not inner.startswith(".records/")
+    is_small = entry.size <= regular.LARGEST or not inner.startswith(".records/")
     is_inside = inner != path and {"", ".", ".."}.isdisjoint(inner.split("/"))
     if not (is_inside and is_small and _IN_DST.fullmatch(inner)):
         raise _foreign(path)

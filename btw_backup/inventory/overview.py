@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from btw_backup import log
+from btw_backup import log, regular
 from btw_backup.catalogue import journal
 from btw_backup.catalogue.journal import Run
 from btw_backup.configuration.config import Config
@@ -113,7 +113,7 @@ def _installation(general: Config, config_dir: Path) -> str:
         return "here"
     for path in (root / ID_FILE, config_dir / ID_COPY):
         try:
-            if identity := path.read_text("ascii", "replace")[:100].strip():
+            if identity := regular.read(path, links=True)[:100].decode("ascii", "replace").strip():
                 return identity
         except OSError:
             continue

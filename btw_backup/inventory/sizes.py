@@ -100,6 +100,8 @@ class Sizes:
             return  # it was removed while we looked
         except Damaged as error:
             self.problems.append(error)
+        except OSError as error:
+            self.problems.append(Damaged(f"{path} cannot be read: {error.strerror}"))
 
     def _length(self, name: bytes) -> int:
         """The bytes of the file of a chunk."""

@@ -6,6 +6,7 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
+from btw_backup import regular
 from btw_backup.errors import Damaged
 from btw_backup.keepers.chunks_member import KINDS
 from btw_backup.keepers.unchanged import RACY
@@ -39,7 +40,7 @@ class Previous:
     def _look_ahead(self, path: Path) -> None:
         """Have the kernel know the chunks that the manifest at `path` names, before we ask: reading the inode of each
         from a cold disk takes as long as all the rest."""
-        with suppress(OSError), open(path, "rb", buffering=0) as file:
+        with suppress(OSError), regular.opened(path) as file:
             names = Names(file.fileno())
             for name in names if names.found else ():
                 if self._closed.is_set():

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
-from btw_backup import files, memory, progress
+from btw_backup import files, memory, progress, regular
 from btw_backup.entries import Entry
 from btw_backup.errors import TRY_ANOTHER, Damaged
 from btw_backup.keepers import Content, Report, Wanted
@@ -52,7 +52,7 @@ def members_of(
 def _check_whose(backup: Backup) -> None:
     """Raise `Damaged`, before anything is restored, if the manifest says that it is another backup's."""
     known = backup.record.sha256 if backup.record else ""
-    with open(os.open(backup.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb", buffering=0) as file:
+    with regular.opened(backup.path) as file:
         names = Names(file.fileno())
     if known and names.found and names.text.hex() != known:
         raise Damaged(f"{backup.path} is damaged: its SHA-256 is not that of what was stored", TRY_ANOTHER)

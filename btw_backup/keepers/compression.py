@@ -15,7 +15,7 @@ from typing import BinaryIO, Protocol, cast
 
 import zstandard
 
-from btw_backup import files, flushing
+from btw_backup import files, flushing, regular
 from btw_backup.errors import Damaged
 from btw_backup.sources import Produced
 
@@ -106,7 +106,7 @@ def written(temporary: Path, compression: str, produce: Callable[[BinaryIO], Pro
 @contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
     """The plain content of a compressed file, whose ending says how. Raises `Damaged` while it is read."""
-    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb", buffering=1 << 18) as file:
+    with regular.opened(path, 1 << 18) as file:
         compression = next((name for name, ending in ENDINGS.items() if path.name.endswith(ending)), "zstd")
         try:
             yield _reader(file, compression)

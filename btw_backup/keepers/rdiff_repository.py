@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from btw_backup import regular
 from btw_backup.clock import stamp_of
 from btw_backup.errors import Damaged
 from btw_backup.keepers import rdiff_delta
@@ -249,7 +250,7 @@ def _dated(folder: Path) -> Iterator[Dated]:
 
 def _entries(metadata: Dated) -> Iterator[tuple[str, Stored]]:
     """The files in a list of metadata: by name, without an mtime if it says that there is none."""
-    with open(metadata.path, "rb") as file, gzip.open(file) if metadata.compressed else file as text:
+    with regular.opened(metadata.path) as file, gzip.open(file) if metadata.compressed else file as text:
         content = text.read().decode("utf-8", "surrogateescape")
     for paragraph in re.split(r"^File ", content, flags=re.MULTILINE)[1:]:
         name, *lines = paragraph.split("\n")

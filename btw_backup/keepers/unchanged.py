@@ -6,7 +6,6 @@ then reads everything once.
 
 import errno
 import os
-import stat
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from btw_backup import files, records, sealed
+from btw_backup import files, records, regular, sealed
 from btw_backup.clock import moment_of
 from btw_backup.errors import Damaged, FatalUserError
 from btw_backup.keepers import Owe, Place
@@ -22,11 +21,11 @@ from btw_backup.log import debug
 from btw_backup.records import Backup
 from btw_backup.sources import Fingerprint, OpenStream, Produced, Source, Varying
 
-_APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _SMALL = 1 << 20
 """Bytes below which a tree may shrink as it likes."""
 
 NAME = ".fingerprint.json"
+_APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT
 
 RACY = 2_000_000_000
 """Nanoseconds: the coarsest time stamps in use (FAT's). What changed this shortly before a look may change again
@@ -142,14 +141,13 @@ def _appended(path: Path, owner: tuple[int, int] | None) -> Iterator[int]:
     """The descriptor of the file `path`, made for `owner` if it is not there, to be appended to. `FatalUserError` for
     what is no file of its own: with ``-u``, the folder belongs to somebody who may have planted a link."""
     try:
-        descriptor = os.open(path, _APPEND, 0o600)
+        descriptor = regular.descriptor_of(path, _APPEND)
     except OSError as error:
-        if error.errno not in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
+        if error.errno not in (errno.ELOOP, errno.ENXIO, errno.EISDIR, errno.EINVAL):
             raise
         raise FatalUserError(f"{path} is no file", "look who put that there, and remove it") from error
     try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+        if os.fstat(descriptor).st_nlink != 1:
             raise FatalUserError(f"{path} is no file of its own", "look who put that there, and remove it")
         files.change_owner(descriptor, owner)
         yield descriptor
@@ -160,6 +158,6 @@ def _appended(path: Path, owner: tuple[int, int] | None) -> Iterator[int]:
 def _read(place: Place) -> dict[str, Any]:
     """What was remembered: sealed, as a flipped bit must not make anybody believe that nothing has changed."""
     try:
-        return sealed.value_in((place.folder / NAME).read_bytes())
+        return sealed.value_in(regular.read(place.folder / NAME))
     except (OSError, ValueError, TypeError, RecursionError):
         return {}

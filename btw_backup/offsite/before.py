@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from btw_backup import files, log
+from btw_backup import files, log, regular
 from btw_backup.configuration.addresses import Address
 from btw_backup.offsite.state import SYNC, SyncState
 
@@ -39,6 +39,6 @@ def _names(known: Mapping[str, Any]) -> str:
 
 def _known(path: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(path.read_bytes()))
+        return dict(json.loads(regular.read(path)))
     except (OSError, ValueError, TypeError):
         return {}

@@ -3,6 +3,8 @@
 import hashlib
 import os
 
+from btw_backup import regular
+
 PART = 15
 """s3cmd's own size of a part, in MiB; files up to this size are sent whole."""
 
@@ -26,7 +28,7 @@ class Etags:
 
     def of(self, path: str, part: int) -> Expected:
         """The ETags of the file, if its parts have `part` MiB. Raises `OSError`."""
-        descriptor = os.open(f"{self._root}/{path}", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = regular.descriptor_of(f"{self._root}/{path}")
         try:
             status = os.fstat(descriptor)
             state = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns, part)

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from btw_backup import files
+from btw_backup import files, regular
 from btw_backup.errors import ProgramFailed
 from btw_backup.log import debug
 from btw_backup.offsite import Listing, Stored, Unreachable
@@ -132,7 +132,7 @@ class Folder:
 
     def _copy(self, source: Path, target: Path, rate: Rate) -> None:
         files.make_folder(target.parent)
-        with open(os.open(source, _READ), "rb", buffering=0) as file, files.published(target) as out:
+        with regular.opened(source) as file, files.published(target) as out:
             began = time.monotonic()
             while piece := file.read(min(_PIECE, rate() or _PIECE)):
                 files.write_all(out.fileno(), piece)
@@ -149,7 +149,7 @@ class Folder:
     def _doubt(self, path: str, stored: Stored | None) -> str:
         """Why what is there may not be the file `path`; "" if it is: both are read."""
         try:
-            with open(os.open(Path(self._root, path), _READ), "rb", _PIECE) as here:
+            with regular.opened(Path(self._root, path)) as here:
                 size = os.fstat(here.fileno()).st_size
                 if stored is None:
                     return "it is not there"
@@ -218,6 +218,6 @@ class Folder:
 
 def _content(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return regular.read(path, links=True)
     except FileNotFoundError:
         return b""

@@ -13,6 +13,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from btw_backup import regular
 from btw_backup.errors import Damaged
 from btw_backup.offsite import Stored, doomed, index
 from btw_backup.offsite.doomed import CHUNK, Doomed
@@ -31,11 +32,16 @@ CREATE TABLE IF NOT EXISTS file (path BLOB PRIMARY KEY, state TEXT, entry TEXT) 
 CREATE TABLE IF NOT EXISTS single (path TEXT PRIMARY KEY, stored INTEGER, checksum TEXT) WITHOUT ROWID;
 """
 
+_HINT = "move it away: then everything is sent anew"
+
 
 class Ledger:
     """The ledger in the file `path`. One process at a time."""
 
     def __init__(self, path: Path) -> None:
+        regular.check(f"{path}-journal")  # which SQLite opens, and would wait for ever
+        if path.exists() and not path.is_file():
+            raise Damaged(f"{path} is no regular file", _HINT)
         self._connection = sqlite3.connect(path, check_same_thread=False)
         try:
             os.chmod(path, 0o600)
@@ -48,7 +54,7 @@ class Ledger:
             self.inheritance = Inheritance(self._connection)
         except sqlite3.DatabaseError as error:
             self._connection.close()
-            raise Damaged(f"{path} cannot be used: {error}", "move it away: then everything is sent anew") from error
+            raise Damaged(f"{path} cannot be used: {error}", _HINT) from error
 
     def close(self) -> None:
         """Close the file."""

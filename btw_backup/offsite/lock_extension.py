@@ -17,7 +17,7 @@ from functools import partial
 from itertools import groupby
 from pathlib import Path
 
-from btw_backup import files, locks, progress
+from btw_backup import files, locks, progress, regular
 from btw_backup.clock import moment_of, stamp_of
 from btw_backup.configuration.addresses import Address
 from btw_backup.configuration.config import Config
@@ -175,7 +175,7 @@ def _path(known: Path, address: Address) -> Path:
 def _noted(path: Path, address: Address) -> Progress:
     """What was noted of the place that the target is now."""
     try:
-        found = Progress(**json.loads(path.read_bytes()))
+        found = Progress(**json.loads(regular.read(path)))
         for stamp in filter(None, (found.until, found.next)):
             moment_of(stamp)
     except (OSError, ValueError, TypeError):

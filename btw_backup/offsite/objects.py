@@ -23,7 +23,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from btw_backup import files, log, progress
+from btw_backup import files, log, progress, regular
 from btw_backup.clock import stamp_of, utc_now
 from btw_backup.configuration.addresses import Address
 from btw_backup.errors import Damaged, NotOffsite
@@ -43,7 +43,6 @@ from btw_backup.store.chunks import ChunkStore
 PATIENCE = 600.0
 """Seconds after which what was sent so far is told, though there is more to send; after `MOST_CHUNKS` it is, too."""
 
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CHUNKS = f"{chunks.FOLDER}/chunks/"
 
 
@@ -171,7 +170,7 @@ class Objects:
             self._untold += 1
 
     def _take_file(self, path: str) -> None:
-        with open(os.open(self._debts.here(path), _READ), "rb", buffering=0) as file:
+        with regular.opened(self._debts.here(path)) as file:
             state = state_of(file)
             known = self._ledger.file(path)
             if known and known[0] == state:

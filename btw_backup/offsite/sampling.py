@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from btw_backup import files
+from btw_backup import files, regular
 from btw_backup.offsite import Target
 from btw_backup.offsite.delivery import Delivery
 from btw_backup.offsite.index import Ref
@@ -53,7 +53,7 @@ def _existing(root: Path, target: Target) -> Iterator[str]:
 def _difference(there: Path, here: Path) -> str:
     """Why a file that was fetched is not the one that is here; "" if it is, or if that is gone."""
     try:
-        with open(here, "rb") as one, open(there, "rb") as other:
+        with regular.opened(here) as one, open(there, "rb") as other:
             while True:
                 piece = one.read(_PIECE)
                 if piece != other.read(_PIECE):
@@ -66,7 +66,7 @@ def _difference(there: Path, here: Path) -> str:
 
 def _read(known: Path) -> str:
     try:
-        return str(json.loads(known.read_bytes())["path"])
+        return str(json.loads(regular.read(known))["path"])
     except (OSError, ValueError, LookupError, TypeError):
         return ""
 

@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from btw_backup import files
+from btw_backup import files, regular
 from btw_backup.clock import stamp_of, utc_now
 from btw_backup.errors import FatalUserError
 from btw_backup.log import warn
@@ -139,17 +139,17 @@ class SyncState:
                 os.close(journal)
 
     def _open(self, create: bool) -> int:
-        flags = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+        flags = os.O_RDWR | os.O_APPEND
         try:
             if not self._path.exists() and (create or self._witness.seen() != NOTHING):
                 files.make_folder(self._path.parent)
-                os.close(os.open(self._path, flags | os.O_CREAT, 0o600))
+                os.close(regular.descriptor_of(self._path, flags | os.O_CREAT))
                 files.sync_folder(self._path.parent)
-            return os.open(self._path, flags)
+            return regular.descriptor_of(self._path, flags)
         except OSError as error:
             if create or error.errno != errno.EROFS:
                 raise
-            return os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            return regular.descriptor_of(self._path)
 
     def _is_current(self, journal: int) -> bool:
         try:

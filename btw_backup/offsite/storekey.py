@@ -10,7 +10,7 @@ import re
 import secrets
 from pathlib import Path
 
-from btw_backup import files, locks
+from btw_backup import files, locks, regular
 from btw_backup.errors import Damaged
 
 LENGTH = 32
@@ -25,7 +25,7 @@ def store_key(folder: Path) -> bytes:
         with locks.lock(folder, exclusive=True, wait=LOCK_WAIT):
             if not path.exists():
                 files.write_whole(path, text_of(secrets.token_bytes(LENGTH)))
-    return parsed(path.read_bytes(), str(path))
+    return parsed(regular.read(path, links=True), str(path))
 
 
 def adopt(folder: Path, key: bytes) -> bool:
@@ -34,7 +34,7 @@ def adopt(folder: Path, key: bytes) -> bool:
     if not path.exists():
         files.make_folder(folder)
         files.write_whole(path, text_of(key))
-    return parsed(path.read_bytes(), str(path)) == key
+    return parsed(regular.read(path, links=True), str(path)) == key
 
 
 def text_of(key: bytes) -> bytes:

@@ -13,7 +13,7 @@ import zlib
 from contextlib import suppress
 from pathlib import Path
 
-from btw_backup import files
+from btw_backup import files, regular
 
 _LINE = re.compile(rb"(([0-9]{20}) ([0-9a-f]{64})) ([0-9a-f]{8})\n")
 
@@ -32,7 +32,7 @@ class Witness:
     def seen(self) -> Seen:
         """How far the journal went; `NOTHING` if that is not known."""
         with suppress(OSError):
-            found = _LINE.fullmatch(self._path.read_bytes()) if self._path else None
+            found = _LINE.fullmatch(regular.read(self._path)) if self._path else None
             if found and int(found[4], 16) == zlib.crc32(found[1]):
                 return int(found[2]), bytes.fromhex(found[3].decode())
         return NOTHING
@@ -44,7 +44,7 @@ class Witness:
         told = f"{size:020} {digest.hex()}".encode()
         with suppress(OSError):
             files.make_folder(self._path.parent)
-            file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            file = regular.descriptor_of(self._path, os.O_WRONLY | os.O_CREAT)
             try:
                 files.write_all(file, b"%s %08x\n" % (told, zlib.crc32(told)))
             finally:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from btw_backup import log, progress
+from btw_backup import log, progress, regular
 from btw_backup.configuration.addresses import Address
 from btw_backup.errors import FatalUserError
 from btw_backup.offsite import storekey
@@ -82,7 +82,7 @@ def _others(vault: Vault, root: Path, paths: Iterable[str]) -> Iterator[str]:
 
 
 def _digest(path: Path) -> str:
-    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb", buffering=0) as file:
+    with regular.opened(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -127,5 +127,5 @@ def _looks(path: Path, file: File) -> str:
 
     if path.name == "log.txt":
         return ""
-    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb", buffering=0) as stream:
+    with regular.opened(path) as stream:
         return state_of(stream)

@@ -6,7 +6,7 @@ Every run that ends well notes its dst, and a scrub all that it meets; so whoeve
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
-from btw_backup import files, locks, records, sealed
+from btw_backup import files, locks, records, regular, sealed
 from btw_backup.errors import Damaged, FatalUserError
 from btw_backup.inventory import listing
 from btw_backup.keepers import Place
@@ -46,7 +46,7 @@ def begin_anew(root: Path, dsts: Collection[str]) -> None:
 
 def _read(root: Path) -> dict[str, str]:
     try:
-        found = sealed.value_in(sealed.read(root / NAME))
+        found = sealed.value_in(regular.read(root / NAME))
         return dict(found["dsts"]) if found["format"] == FORMAT else {}
     except FileNotFoundError:
         return {}

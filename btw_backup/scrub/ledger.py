@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from btw_backup import files
+from btw_backup import files, regular
 
 NAME = ".scrub.json"
 FORMAT = 1
@@ -48,7 +48,7 @@ def write(root: Path, scope: str, position: Position) -> None:
 
 def _read_all(root: Path) -> dict[str, object]:
     try:
-        with open(root / NAME, "rb") as file:
+        with regular.opened(root / NAME) as file:
             found = json.loads(file.read(_LARGEST))
         return dict(found["ended"]) if found["format"] == FORMAT else {}
     except (OSError, ValueError, LookupError, TypeError, RecursionError):

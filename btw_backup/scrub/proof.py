@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from btw_backup import locks
+from btw_backup import locks, regular
 from btw_backup.errors import Damaged, FatalUserError, unreadable
 from btw_backup.inventory import listing
 from btw_backup.progress import Advance
@@ -98,7 +98,7 @@ def _read_through(backup: Backup, advance: Advance) -> None:
             while piece := stream.read(PIECE):
                 advance(len(piece))
         if backup.path.suffix == ".zst":
-            with open(os.open(backup.path, os.O_RDONLY | os.O_NOFOLLOW), "rb", buffering=0) as file:
+            with regular.opened(backup.path) as file:
                 if frames.is_cut(file.fileno()):
                     raise Damaged(f"{backup.address} is damaged: its end is missing, though its content is all there")
     except OSError as error:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from btw_backup import files, marks, progress
+from btw_backup import files, marks, progress, regular
 from btw_backup.errors import Damaged
 from btw_backup.progress import Advance
 from btw_backup.records import Backup
@@ -156,7 +156,7 @@ def _prove_format(this: _Round) -> None:
     if not this.store.chunks.is_dir():
         return
     try:
-        why = "" if path.read_bytes() in (format_text(FORMAT), b'{"format": 1}\n') else "it is not what was written"
+        why = "" if regular.read(path) in (format_text(FORMAT), b'{"format": 1}\n') else "it is not what was written"
         if why:
             this.store.open()
     except FileNotFoundError:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import zstandard
 
-from btw_backup import files, flushing, locks
+from btw_backup import files, flushing, locks, regular
 from btw_backup.errors import Damaged, FatalUserError, NotFound, shortage, unreadable
 from btw_backup.store import frames
 
@@ -32,8 +32,6 @@ DAMAGED = "damaged"
 _NAME = re.compile(r"[0-9a-f]{64}")
 _UNUSED = 0x10
 """The bit of a frame's header that decoders do not look at (RFC 8878, 3.1.1.1.1.3)."""
-
-_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class ChunkStore:
@@ -62,7 +60,7 @@ class ChunkStore:
         """Whether there is a store. Raises `FatalUserError` unless it is of a format that we know."""
         path = self.folder / FORMAT_FILE
         try:
-            content = path.read_bytes()
+            content = regular.read(path)
             found = json.loads(content)["format"]
         except FileNotFoundError:
             if self.chunks.exists():
@@ -142,7 +140,7 @@ class ChunkStore:
         if not self.reuse(name):
             return False
         try:
-            with open(os.open(self.path(name), _OPEN), "rb", buffering=0) as file:
+            with regular.opened(self.path(name)) as file:
                 return frames.end_of(file.fileno(), length) == os.fstat(file.fileno()).st_size
         except OSError:
             return False
@@ -150,7 +148,7 @@ class ChunkStore:
     def length(self, name: str) -> int:
         """The plain bytes that the chunk `name` says it has; 0 if it is not there."""
         try:
-            with open(os.open(self.path(name), _OPEN), "rb", buffering=0) as file:
+            with regular.opened(self.path(name)) as file:
                 return int(zstandard.get_frame_parameters(file.read(18)).content_size)
         except (OSError, zstandard.ZstdError):
             return 0
@@ -219,7 +217,7 @@ class ChunkStore:
 def _frame_at(path: Path, name: str, *, from_disk: bool = False) -> bytes:
     """What lies at `path`, which leaves the memory of the kernel: nobody reads it again soon. Raises `Damaged`."""
     try:
-        with open(os.open(path, _OPEN), "rb", buffering=0) as file:
+        with regular.opened(path) as file:
             if from_disk:
                 flushing.let_go(file.fileno())
             size = os.fstat(file.fileno()).st_size

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from btw_backup import files
+from btw_backup import files, regular
 from btw_backup.errors import Damaged
 from btw_backup.log import warn
 from btw_backup.records import FOLDER as RECORDS
@@ -164,7 +164,7 @@ class _Marks:
         """Raise `Damaged` if a dst that had manifests at the last sweep is not there at all: then they were not removed
         by rm, and may come back with the disk that they are on."""
         try:
-            known = json.loads(self._list.read_bytes())
+            known = json.loads(regular.read(self._list))
         except (OSError, ValueError):
             return
         for dst in sorted(set(map(str, known)).difference(self._dsts, forgotten)):

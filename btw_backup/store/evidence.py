@@ -15,7 +15,7 @@ from typing import Any
 
 import zstandard
 
-from btw_backup import files
+from btw_backup import files, regular
 from btw_backup.clock import stamp_of, utc_now
 from btw_backup.errors import Damaged, NotFound
 from btw_backup.store.chunks import DAMAGED, LARGEST, ChunkStore
@@ -79,7 +79,7 @@ def explain_healed(store: ChunkStore) -> None:
             continue
         try:
             whole = store.read(path.stem)
-            frame = store.path(path.stem).read_bytes()
+            frame = regular.read(store.path(path.stem))
         except (Damaged, OSError):
             continue
         bad = _bytes(path.with_suffix(".zst"))
@@ -143,8 +143,7 @@ def best_of(store: ChunkStore, name: str) -> bytes:
 def part(store: ChunkStore, name: str, offset: int, length: int, sha256: str) -> bytes | None:
     """The content with that digest which was packed into the lost chunk `name`; None if it is not known again."""
     try:
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        with open(os.open(part_of(store, name), flags), "rb", buffering=0) as file:
+        with regular.opened(part_of(store, name)) as file:
             content = os.pread(file.fileno(), length, offset) if 0 <= offset <= offset + length <= LARGEST else b""
     except OSError:
         return None
@@ -190,7 +189,7 @@ def _found(evidence: Path, name: str) -> dict[str, object]:
 def _bytes(path: Path) -> bytes:
     """What lies there, as far as a chunk can be long; b"" if it cannot be read."""
     try:
-        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        with regular.opened(path) as file:
             return file.read(LARGEST + (1 << 20))
     except OSError:
         return b""

@@ -14,7 +14,7 @@ from heapq import merge
 from itertools import groupby
 from pathlib import Path
 
-from btw_backup import files
+from btw_backup import files, regular
 from btw_backup.log import debug
 
 FOLDER = "index"
@@ -166,7 +166,7 @@ class _Table:
 def _table(path: Path) -> _Table | None:
     """The table in `path`; None if it is not what was written, or another run just merged it with others."""
     try:
-        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
+        with regular.opened(path) as file:
             content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (OSError, ValueError):
         return None
@@ -192,7 +192,7 @@ def journal_of(path: Path) -> dict[str, list[tuple[bytes, int, int]]]:
     """What the journal in `path` says, by chunk: digests, offsets, lengths. Nobody synced it: it has to be proved."""
     found: dict[str, list[tuple[bytes, int, int]]] = {}
     try:
-        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
+        with regular.opened(path) as file:
             content = file.read(LONGEST_JOURNAL)
     except FileNotFoundError:
         return found

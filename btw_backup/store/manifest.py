@@ -14,6 +14,7 @@ from typing import BinaryIO, Literal
 import msgspec
 import zstandard
 
+from btw_backup import regular
 from btw_backup.errors import TRY_ANOTHER, Damaged, FatalUserError
 from btw_backup.store import names
 from btw_backup.store.shares import Share
@@ -227,7 +228,7 @@ def opened(path: Path) -> Iterator[ManifestReader]:
 
 
 def _file_of(path: Path) -> BinaryIO:
-    return open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb", buffering=0)
+    return regular.opened(path)
 
 
 def key_of(path: str) -> str:

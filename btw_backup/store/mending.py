@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from btw_backup import files
+from btw_backup import files, regular
 from btw_backup.log import debug
 from btw_backup.store import evidence
 from btw_backup.store.chunks import DAMAGED, LARGEST, ChunkStore
@@ -72,7 +72,7 @@ class Mending:
         """Keep what was met of packs that are not complete."""
         for name in self._lacking:
             if name in self._given:
-                with open(os.open(self._path(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
+                with regular.opened(self._path(name)) as file:
                     os.fsync(file.fileno())
                 files.publish(self._path(name), evidence.part_of(self._store, name))
 
@@ -86,7 +86,7 @@ class Mending:
             file.write(content)
 
     def _finish(self, name: str) -> None:
-        content = self._path(name).read_bytes()
+        content = regular.read(self._path(name))
         if hashlib.sha256(content).hexdigest() == name:
             self._put([content])
             debug(f"the chunk {name}, which was damaged, was put together again")

@@ -21,7 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
-from btw_backup import files
+from btw_backup import files, regular
 from btw_backup.errors import Damaged
 from btw_backup.log import debug, warn
 from btw_backup.store import evidence
@@ -59,7 +59,7 @@ def look_after_the_dead(store: ChunkStore, announce: Announce) -> None:
     folder = store.folder / MARKS
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         try:
-            mark = open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb")  # noqa: SIM115
+            mark = regular.opened(path)
         except FileNotFoundError:
             continue
         with mark:

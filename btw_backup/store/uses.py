@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from btw_backup import regular
 from btw_backup.errors import Damaged
 from btw_backup.records import FOLDER as RECORDS
 from btw_backup.store import ENDING, manifest
@@ -62,7 +63,7 @@ def names_of(path: Path, sha256: str = "") -> Iterator[bytes]:
     `sha256` is that of the text, if the caller knows it from the record: others' names are not believed. Memory:
     that of a `Tally`.
     """
-    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb", buffering=0) as file:
+    with regular.opened(path) as file:
         names = Names(file.fileno())
         if names.found and sha256 in ("", names.text.hex()):
             yield from names

@@ -4,12 +4,11 @@ The last line of each is the SHA-256 of all above it: so everybody can tell whet
 """
 
 import hashlib
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 
-from btw_backup import files
+from btw_backup import files, regular
 from btw_backup.log import debug
 
 NAMES = ("README.txt", "RESTORE.py")
@@ -60,7 +59,7 @@ def _ours() -> bytes:
 
 
 def _there(store: Path, name: str) -> bytes:
-    with open(os.open(store / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+    with regular.opened(store / name) as file:
         return file.read(_LARGEST)
 
 
