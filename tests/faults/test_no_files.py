@@ -93,13 +93,12 @@ def _local_commands(world: World, path: str) -> Iterator[Words]:
     parts = path.split("/")
     dst = parts[1] if parts[0] == "root" and parts[1] in (*TREES, *STREAMS) else ""
     yield from LOOKS
-    for address in sorted(world.sure):
-        if address.startswith(f"{dst or 'chunks'}@"):
-            yield "restore", address, world.place / "scratch" / address
-    if not parts[1].startswith((".store", ".scrub")):
-        yield _run(world, dst or "tar")
+    for address in sorted(one for one in world.sure if one.startswith(f"{dst or 'chunks'}@"))[::2]:
+        yield "restore", address, world.place / "scratch" / address
+    if "tar" in path:
+        yield _run(world, "tar")
     yield _run(world, dst or "chunks")
-    yield from (("sync",), ("scrub", "-p", "50"), ("cleanup",), ("scrub",))
+    yield from (("sync",), ("cleanup",), ("scrub", "-p", "50") if parts[1] == ".scrub.json" else ("scrub",))
 
 
 def _sent_commands(world: World, path: str) -> Iterator[Words]:
