@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -14,7 +15,7 @@ from btw_backup import files, records
 from btw_backup.health import doctor
 from btw_backup.health.findings import ERROR, OK, WARNING, judge_clock, judge_space
 from btw_backup.records import Record
-from tests.conftest import Installation
+from tests.conftest import REPOSITORY, Installation
 from tests.s3 import Bucket, bucket, configure, s3_server  # noqa: F401 - fixtures
 from tests.servers import Postgres, postgres  # noqa: F401 - fixtures
 
@@ -225,6 +226,15 @@ def mounted(folder: Path, options: str) -> Iterator[None]:
 def test_a_full_disk_is_an_error(well: Installation) -> None:
     with mounted(well.root, "size=1m,mode=700"):
         assert found(well) == {(ERROR, f"space in {well.root}")}
+
+
+@pytest.mark.parametrize(("call", "error"), [("flock", "ENOLCK"), ("fsync", "EINVAL"), ("ftruncate", "EFBIG")])
+def test_f26_what_a_filesystem_lacks_is_named(well: Installation, call: str, error: str) -> None:
+    """There is none without that on this kind of machine."""
+    words = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}", "-e", f"inject={call}:error={error}"]
+    command = [sys.executable, "-m", "btw_backup", "--config-dir", well.config_dir, "doctor", "-q"]
+    ended = subprocess.run([*words, *command], check=False, capture_output=True, text=True, cwd=REPOSITORY)
+    assert ended.returncode == 1 and f"filesystem of {well.root}: it lacks " in ended.stdout, ended
 
 
 def test_a_disk_without_inodes_is_an_error(well: Installation) -> None:

@@ -477,6 +477,20 @@ def test_f55_two_hosts_with_one_root_path(btw: Installation, source: Path, tmp_p
     assert elsewhere(second.config_dir, "cleanup").returncode == 0
 
 
+def test_f61_what_was_not_whole_is_said_when_it_is_restored(btw: Installation, source: Path) -> None:
+    """tar pads a file that shrank while it was read with zeros."""
+    big = source / "big"
+    big.write_bytes(random_bytes(20 << 20))
+    btw.tree(source)
+    wrapper = btw.top / "tar"
+    wrapper.write_text(f'#!/bin/sh\n(sleep 0.2; truncate -s 5M {big}) &\nexec /usr/bin/tar "$@" | (sleep 1; cat)\n')
+    wrapper.chmod(0o755)
+    assert "padded with zeros" in btw("fs", source, "D", status=3, env={"BTW_TAR": str(wrapper)}).err
+    ended = btw("restore", "D", btw.top / "all")
+    assert ended.err.count("\n") == 1 and "big may not be whole" in ended.err
+    assert btw("restore", "D", btw.top / "one", "--path", "etc").err == ""
+
+
 def test_C06_random_data_is_not_inflated(btw: Installation, source: Path) -> None:
     btw.tree(source)
     (source / "random").write_bytes(random_bytes(20 << 20))

@@ -14,7 +14,7 @@ from btw_backup.configuration import config, jobs
 from btw_backup.configuration.addresses import Address
 from btw_backup.configuration.jobs import Job
 from btw_backup.errors import FatalUserError, NoCatalogue
-from btw_backup.health import object_locks, privacy
+from btw_backup.health import abilities, object_locks, privacy
 from btw_backup.health.findings import ERROR, OK, WARNING, Finding, judge_clock, judge_space
 from btw_backup.health.patient import Patient
 from btw_backup.inventory import overview
@@ -107,7 +107,9 @@ def _root(patient: Patient) -> Iterator[Finding]:
     known = places.has_identity(root, patient.config_dir)
     if not os.access(root, os.W_OK | os.X_OK):
         yield Finding(ERROR, "ROOT_PATH", f"{root} cannot be written", "is its filesystem mounted read-only?")
-    elif known:
+        return
+    yield from abilities.of(root)
+    if known:
         yield Finding(OK, "ROOT_PATH", f"{root} is the one of this configuration, and holds {_dsts(patient)}")
     else:
         yield Finding(OK, "ROOT_PATH", f"{root}, which holds {_dsts(patient)}; the next backup marks it as ours")

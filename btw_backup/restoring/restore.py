@@ -107,7 +107,7 @@ def _into_new(keeper: Keeper, backup: Backup, wish: Wish) -> None:
             raise Damaged(f"{backup.address} is damaged: {complaints.damaged[0]}", TRY_ANOTHER)
         final = staging.damaged_name(wish.target) if complaints.damaged else wish.target
         staging.publish(path, final)
-    _end(backup, complaints, final)
+    _end(backup, selection, complaints, final)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +162,7 @@ def _into_existing(keeper: Keeper, backup: Backup, wish: Wish, *, empty: bool = 
         files.sync_filesystem(descriptor)
     finally:
         os.close(descriptor)
-    _end(backup, complaints, wish.target)
+    _end(backup, selection, complaints, wish.target)
 
 
 def _survey(keeper: Keeper, backup: Backup, wish: Wish, top: int) -> None:
@@ -277,8 +277,9 @@ def members(
         yield found
 
 
-def _end(backup: Backup, complaints: Complaints, final: Path) -> None:
+def _end(backup: Backup, selection: Selection, complaints: Complaints, final: Path) -> None:
     """Say what did not come back as it was, and raise the error for it."""
+    _show(*selection.torn(backup, SHOWN))
     _show([f"{os.fsdecode(path)}: {what}" for path, what in complaints.unset[:SHOWN]], complaints.unset_count)
     _show(complaints.damaged, complaints.damaged_count)
     if complaints.damaged:

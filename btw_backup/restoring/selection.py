@@ -59,6 +59,15 @@ class Selection:
         first = [replace(entry, path=link.path) for link in links[:1]]
         return first + [replace(link, target=links[0].path) for link in links[1:]]
 
+    def torn(self, backup: Backup, most: int) -> tuple[list[str], int]:
+        """What the run said of files that are wanted and that it could not read in one piece, up to `most`; how many
+        there are."""
+        record = backup.record
+        told = (*record.changed, *record.unread) if record else ()
+        torn = [(path, why) for path, why in told if not self._wanted or self._holds(os.fsencode(path))]
+        shown = [f"{printable(path)} may not be whole: when it was backed up, {why}" for path, why in torn[:most]]
+        return shown, len(torn)
+
     def check(self) -> None:
         """Raise `NotFound` if a path was not there."""
         if self._missing:
