@@ -53,6 +53,18 @@ def held_by_another(folder: Path) -> bool:
         os.close(descriptor)
 
 
+def why_none(folder: Path) -> str:
+    """Why the filesystem of `folder` has no locks; "" if it has."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return "" if isinstance(error, BlockingIOError) else str(error.strerror)
+    finally:
+        os.close(descriptor)
+    return ""
+
+
 def _open(path: Path, exclusive: bool) -> int | None:
     if exclusive:
         files.make_folder(path.parent)

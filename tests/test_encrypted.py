@@ -159,7 +159,7 @@ def test_without_this_program(btw: Installation, source: Path, nas: Path, key: K
     assert listed.stderr == ""
     root = btw.top / "rebuilt"
     subprocess.run([*script, root], check=True)
-    stays = (".lock", ".btw-backup-id", ".fingerprint.json")
+    stays = (".lock", ".btw-backup-id", ".btw-backup-dsts", ".fingerprint.json")
     for path in btw.root.rglob("*"):
         inner = path.relative_to(btw.root)
         if path.is_file() and not {*inner.parts} & {*stays, "index", "writing"}:

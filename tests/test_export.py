@@ -64,7 +64,7 @@ def listed(btw: Installation) -> str:
 
 def files_of(btw: Installation) -> dict[str, bytes]:
     """What is in the dsts, but what is not a part of backups."""
-    left_out = {".lock", "log.txt", ".fingerprint.json", ".btw-backup-id"}
+    left_out = {".lock", "log.txt", ".fingerprint.json", ".btw-backup-id", ".btw-backup-dsts"}
     return {
         str(path.relative_to(btw.root)): path.read_bytes()
         for path in btw.root.rglob("*")
@@ -74,7 +74,7 @@ def files_of(btw: Installation) -> dict[str, bytes]:
 
 def leftovers(btw: Installation) -> list[Path]:
     found = [*btw.root.rglob(".tmp-*"), *(btw.root / ".store" / "writing").glob("*")]
-    of_first_runs = (".btw-backup-id", "-format.json")  # which a kill leaves to cleanup
+    of_first_runs = (".btw-backup-id", ".btw-backup-dsts", "-format.json")  # which a kill leaves to cleanup
     return [path for path in found if not path.name.endswith(of_first_runs)]
 
 

@@ -98,7 +98,7 @@ of_a_mirror = pytest.mark.parametrize("world", ["mirror"], indirect=True)
 
 def contents(world: World) -> dict[str, tuple[object, ...]]:
     """What ROOT_PATH holds that is sent, and marks; with modes and owners, outside the repositories of rdiff-backup."""
-    stays = (".lock", ".btw-backup-id", ".fingerprint", ".store", ".scrub", ".tmp-")
+    stays = (".lock", ".btw-backup-id", ".btw-backup-dsts", ".fingerprint", ".store", ".scrub", ".tmp-")
     found = {path.relative_to(world.btw.root): path for path in world.btw.root.rglob("*") if path.is_file()}
     paths = {str(name): path for name, path in found.items() if not any(p.startswith(stays) for p in name.parts)}
     return {

@@ -54,7 +54,7 @@ def owed(btw: Installation) -> list[str]:
 
 def mirrored(btw: Installation) -> dict[str, bytes]:
     """What should be off-site."""
-    stays = (".lock", ".btw-backup-id", ".fingerprint", ".tmp-")
+    stays = (".lock", ".btw-backup-id", ".btw-backup-dsts", ".fingerprint", ".tmp-")
     files = (p.relative_to(btw.root) for p in btw.root.rglob("*") if p.is_file())
     return {str(p): (btw.root / p).read_bytes() for p in files if not any(part.startswith(stays) for part in p.parts)}
 

@@ -47,7 +47,11 @@ def check(btw: Installation, stamp: str, dst: str = "t") -> None:
 
 
 def all_files(top: Path) -> set[str]:
-    return {str(path.relative_to(top)) for path in top.rglob("*") if path.name not in (".lock", ".btw-backup-id")}
+    return {
+        str(path.relative_to(top))
+        for path in top.rglob("*")
+        if path.name not in (".lock", ".btw-backup-id", ".btw-backup-dsts")
+    }
 
 
 @pytest.mark.parametrize("type_", TYPES)

@@ -32,7 +32,7 @@ def files_below(top: Path) -> dict[str, bytes]:
 
 def mirrored(btw: Installation) -> dict[str, bytes]:
     """What every mirror should hold."""
-    stays = (".lock", ".btw-backup-id", ".fingerprint", ".tmp-")
+    stays = (".lock", ".btw-backup-id", ".btw-backup-dsts", ".fingerprint", ".tmp-")
     found = files_below(btw.root)
     store = tuple(f".store/{name}/" for name in ("index", "writing", "damaged"))
     found = {p: content for p, content in found.items() if not p.startswith(store)}

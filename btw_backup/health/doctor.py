@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 
-from btw_backup import places, process
+from btw_backup import locks, places, process
 from btw_backup.clock import moment_of
 from btw_backup.configuration import config, jobs
 from btw_backup.configuration.addresses import Address
 from btw_backup.configuration.jobs import Job
 from btw_backup.errors import FatalUserError, NoCatalogue
-from btw_backup.health import abilities, object_locks, privacy
+from btw_backup.health import object_locks, privacy
 from btw_backup.health.findings import ERROR, OK, WARNING, Finding, judge_clock, judge_space
 from btw_backup.health.patient import Patient
 from btw_backup.inventory import overview
@@ -108,7 +108,9 @@ def _root(patient: Patient) -> Iterator[Finding]:
     if not os.access(root, os.W_OK | os.X_OK):
         yield Finding(ERROR, "ROOT_PATH", f"{root} cannot be written", "is its filesystem mounted read-only?")
         return
-    yield from abilities.of(root)
+    if why := locks.why_none(root):
+        hint = "backups cannot be made safely there: take another filesystem, such as ext4 or XFS"
+        yield Finding(ERROR, f"filesystem of {root}", f"it has no locks (flock): {why}", hint)
     if known:
         yield Finding(OK, "ROOT_PATH", f"{root} is the one of this configuration, and holds {_dsts(patient)}")
     else:

@@ -233,8 +233,8 @@ PATCHES = (
     Patch(
         "what changes under tar is not named",
         "sources/complaints.py",
-        "            self.changed.add(\n",
-        "            _ = (\n",
+        "            self.changed.add(_path(",
+        "            _ = (_path(",
         "tests/faults/test_source.py",
         "tar",
     ),
