@@ -1,6 +1,7 @@
 """What of a tree is to be restored: all of it, or paths and what is below them."""
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -9,6 +10,9 @@ from btw_backup.errors import Damaged, NotFound, UsageError
 from btw_backup.keepers.headers import clean_path
 from btw_backup.log import printable
 from btw_backup.records import Backup
+
+_TORN = re.compile("file changed as we read it|File shrank|Read error")
+"""What tar and we say of files that are in the backup all the same."""
 
 
 class Selection:
@@ -60,10 +64,9 @@ class Selection:
         return first + [replace(link, target=links[0].path) for link in links[1:]]
 
     def torn(self, backup: Backup, most: int) -> tuple[list[str], int]:
-        """What the run said of files that are wanted and that it could not read in one piece, up to `most`; how many
-        there are."""
+        """What the run said of files that are wanted and that it did not read in one piece, up to `most`; how many."""
         record = backup.record
-        told = (*record.changed, *record.unread) if record else ()
+        told = [one for one in (*record.changed, *record.unread) if _TORN.search(one[1])] if record else []
         torn = [(path, why) for path, why in told if not self._wanted or self._holds(os.fsencode(path))]
         shown = [f"{printable(path)} may not be whole: when it was backed up, {why}" for path, why in torn[:most]]
         return shown, len(torn)
