@@ -51,7 +51,7 @@ class Healing:
     def _heal(self, path: Path, backups: Sequence[Backup]) -> None:
         """Replace a file or a repository, and the records of the `backups` in it, as far as they are damaged."""
         own = os.path.relpath(path, self._root)
-        fetched = self._fetched_records([b for b in backups if b.record is None and _record_of(b).exists()])
+        fetched = self._fetched_records([backup for backup in backups if backup.doubt])
         is_damaged = bool(self._why(backup for backup in backups if not backup.valid))
         backups = [replace(backup, record=fetched.get(backup.stamp, backup.record)) for backup in backups]
         if is_damaged:
