@@ -113,12 +113,12 @@ class DamagedPart(Damaged):
         self.length = length
 
 
-def unreadable(what: str, error: OSError) -> FatalUserError:
+def unreadable(what: str, error: OSError, hint: str = "") -> FatalUserError:
     """To be raised where `what` is stored and cannot be read: `Damaged`, unless it is we who lack something."""
     message = f"{what} cannot be read: {error.strerror or error}"
     if error.errno in _SHORT:
         return FatalUserError(message, "that says nothing about what is stored; see ulimit -n, and free")
-    return Damaged(message)
+    return Damaged(message, hint)
 
 
 class NotOffsite(FatalUserError):

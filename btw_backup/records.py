@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from btw_backup import files, regular, sealed
 from btw_backup.clock import STAMP
-from btw_backup.errors import Damaged, FatalUserError
+from btw_backup.errors import Damaged, FatalUserError, unreadable
 
 if TYPE_CHECKING:
     import msgspec
@@ -141,7 +141,7 @@ def read(path: Path) -> Record:
     try:
         record = parsed(regular.read(path), str(path))
     except OSError as error:
-        raise Damaged(f"the record {path} cannot be read: {error.strerror}", "the backup itself may be well") from error
+        raise unreadable(f"the record {path}", error, "the backup itself may be well") from error
     if record.stamp != path.stem:
         raise Damaged(f"the record {path} is of another backup, {record.stamp}")
     return record
